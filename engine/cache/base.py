@@ -1,0 +1,32 @@
+"""The cache's contract: key to the layer a step made. A key is a digest over everything that the result depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from engine.image.digest import Digest
+from engine.layer.base import Layer
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a step's key stands for. `layer` is None for a step that changed nothing and makes no layer (WORKDIR of a directory
+    that exists). `created` is seconds since the epoch. `ingredients` is what the key was made of, by name, to explain misses."""
+
+    key: Digest
+    layer: Layer | None
+    created: float
+    step: str = ""
+    ingredients: Mapping[str, str] = field(default_factory=dict)
+
+
+class Cache(Protocol):
+    """Records by key. Records are immutable: the first one published under a key stays."""
+
+    async def get(self, key: Digest) -> Record | None:
+        """The record, if there is one and what it points to can still be had."""
+
+    async def put(self, record: Record) -> None:
+        """Publishes a record. A cache that cannot be written raises `StorageError`."""

@@ -1,0 +1,29 @@
+"""Build contexts: where COPY, ADD and bind mounts take files from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from engine.layer.base import FileTree
+
+
+class Context(Protocol):
+    """A place with files. It lives until `aclose`, which removes what was fetched or unpacked for it."""
+
+    tree: FileTree
+    """What may be copied: without the files that the ignore file names."""
+
+    root: str | None
+    """An absolute path where the files lie as a plain directory tree, for bind mounts; None for an empty context."""
+
+    def dockerfile(self, path: str | None) -> tuple[str, bytes] | None:
+        """The Dockerfile's name for people and its bytes (default: `Dockerfile`, else `dockerfile`); None if it is not there.
+        Ignore rules do not count here."""
+
+    async def digests(self, paths: Sequence[bytes]) -> dict[bytes, str]:
+        """sha256 (hexadecimal) of regular files' contents, from the store of earlier digests where inode, size, mtime and ctime
+        say that nothing changed."""
+
+    async def aclose(self) -> None:
+        """Removes temporary files."""

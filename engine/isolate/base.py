@@ -1,0 +1,130 @@
+"""What it takes to run a command in a root filesystem, and the values that describe it. They are pickled to the process
+that runs it, so they hold standard types only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Union
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayRoot:
+    """A root that overlayfs mounts: `lower` directories (topmost first), and where changes go. With `upper` None it is
+    read-only. Absolute paths."""
+
+    lower: tuple[str, ...]
+    upper: str | None = None
+    work: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryRoot:
+    """A root that is a plain directory, with nothing mounted to make it."""
+
+    path: str
+
+
+Root = Union[OverlayRoot, DirectoryRoot]
+
+
+@dataclass(frozen=True, slots=True)
+class BindMount:
+    """`source` inside `origin` (an absolute path on the host, or a root that is mounted for it) appears at `target`.
+
+    `source` is resolved inside the origin, following no link out of it. Writable binds of an origin that must not change
+    (`discard_writes`) get an overlay, or a copy where none can be mounted: the writes vanish with the RUN.
+    """
+
+    target: str
+    origin: str | Root
+    source: str = ""
+    readonly: bool = True
+    discard_writes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TmpfsMount:
+    """An empty memory filesystem at `target`; `size` in bytes, 0 for no limit of its own."""
+
+    target: str
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FileMount:
+    """A small file with this content, owner and mode at `target`, read-only, never in the layer: a secret."""
+
+    target: str
+    content: bytes = field(repr=False)
+    mode: int = 0o400
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SocketMount:
+    """The host's Unix socket `socket` at `target` (an SSH agent)."""
+
+    target: str
+    socket: str
+    mode: int = 0o600
+    uid: int = 0
+    gid: int = 0
+
+
+Mount = Union[BindMount, TmpfsMount, FileMount, SocketMount]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """One process to run to its end in a root. Mounts are made in their order; mount targets that do not exist are created
+    for the time of the run and removed after it, their parent's times as before.
+
+    `groups` are the supplementary groups. `env` is the whole environment. `hosts` and `resolv_conf` are the contents of the
+    files bound over /etc/hosts and /etc/resolv.conf, None to leave the image's own.
+    """
+
+    root: Root
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    cwd: str
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    network: Literal["default", "none", "host"] = "default"
+    hostname: str = "buildkitsandbox"
+    hosts: str | None = None
+    resolv_conf: str | None = None
+    stdin: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """How the process ended: its exit code, or 128 + signal number."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class IdMap:
+    """Which owners files can have on disk. `identity`: all that the host has (root). `subids`: 0 to `count` - 1, through
+    newuidmap. `single`: only 0. `none`: no user namespace and not root: files on disk always belong to the user."""
+
+    kind: Literal["identity", "subids", "single", "none"]
+    count: int = 1
+
+    def holds(self, uid: int, gid: int) -> bool:
+        """Whether a file on disk can have this owner."""
+        return self.kind == "identity" or (uid < self.count and gid < self.count and self.kind != "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What this machine lets us do, as the probe saw it. `isolation` None: no RUN is possible, and `reasons` says why."""
+
+    isolation: Literal["userns", "chroot"] | None
+    snapshots: Literal["overlay", "walk"]
+    ids: IdMap
+    reasons: tuple[str, ...] = ()
+    """One sentence for each choice, for people: `userns: root, all ids mapped` or `userns: not possible: …`."""

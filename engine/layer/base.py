@@ -1,0 +1,58 @@
+"""What a layer is to the rest of the engine, and the read-only view of files that instructions consult."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.image.descriptor import Descriptor
+from engine.image.digest import Digest
+from engine.layer.entries import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A change set: the digest of its uncompressed tar, and the blob that holds it compressed.
+
+    The blob lies in the content store unless the layer is a base's that nobody had to fetch. The layer's index, when it is
+    known, lies beside it under the diff id.
+    """
+
+    diff_id: Digest
+    blob: Descriptor
+
+
+Chain = tuple[Layer, ...]
+"""The layers of a root filesystem state, lowest first."""
+
+
+def chain_id(diff_ids: Sequence[Digest]) -> Digest | None:
+    """What names a root filesystem state (OCI image spec, config.md, "Layer ChainID"); None for no layers."""
+    out: Digest | None = None
+    for diff_id in diff_ids:
+        out = diff_id if out is None else Digest.of(f"{out} {diff_id}".encode())
+    return out
+
+
+class FileTree(Protocol):
+    """A tree of files that can be looked at without being unpacked: a build context, or the merged layers of a stage.
+
+    Paths are as in `engine.layer.entries`. Nothing here follows symlinks or reads file content, except `read`.
+    """
+
+    def get(self, path: bytes) -> Entry | None:
+        """The entry at a path, whose last component is not followed if it is a symlink and whose directories are real; None
+        if there is none. A hard link is given as the regular file it is the same as. The root exists always."""
+
+    def children(self, path: bytes) -> Sequence[bytes]:
+        """The names in a directory, sorted; empty when it is none."""
+
+    def source(self, path: bytes) -> tuple[bytes, int]:
+        """Where a regular file's bytes lie: an absolute path on disk and an offset into it."""
+
+    def identity(self, path: bytes) -> object | None:
+        """What is equal for two paths just when they are hard links of one file; None when a file has one name only."""
+
+    def read(self, path: bytes) -> bytes:
+        """A small regular file's content (etc/passwd, etc/group); raises `KeyError` when it is not known."""

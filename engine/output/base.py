@@ -1,0 +1,48 @@
+"""Outputs: where a finished image goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.image.config import ImageConfig
+from engine.image.descriptor import Descriptor
+from engine.image.manifest import Index, Manifest
+from engine.image.platform import Platform
+from engine.image.reference import Reference
+from engine.layer.base import Layer
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltImage:
+    """One platform's image: manifest, config bytes (what the manifest's config descriptor is of) and layers. `origin` is the
+    repository each base layer came from (same index as `layers`; None for layers this engine made), for mounts and for blobs
+    that nobody had to fetch."""
+
+    platform: Platform
+    manifest: Manifest
+    config: ImageConfig
+    config_raw: bytes
+    layers: tuple[Layer, ...]
+    origins: tuple[Reference | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a build made: an image for each platform, and an index over them when there are several (or one was asked for)."""
+
+    images: tuple[BuiltImage, ...]
+    index: Index | None
+    tags: tuple[Reference, ...]
+
+    @property
+    def top(self) -> Descriptor:
+        """What a tag points to."""
+        return self.index.descriptor if self.index else self.images[0].manifest.descriptor
+
+
+class Output(Protocol):
+    """A place for an image. `write` publishes whole or not at all, and says for people where."""
+
+    async def write(self, built: Built) -> str:
+        """Writes the image; raises `StorageError` or `RegistryError`."""

@@ -1,0 +1,88 @@
+"""What a build tells while it goes on: frozen values, in the order in which things happen. Times are seconds since the build
+began, sizes are bytes. A sink is a plain function: it must not block, and it is called in the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Union
+
+
+@dataclass(frozen=True, slots=True)
+class BuildStarted:
+    """A build begins; `steps` is how many steps its plan has so far."""
+
+    time: float
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepStarted:
+    """A step begins to run, or to look for its result. `name` is what a person reads: `[build 2/4] RUN make`."""
+
+    time: float
+    step: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """Bytes that a step's process wrote; they may end in the middle of a line or character. `stream` is 1 or 2."""
+
+    time: float
+    step: str
+    stream: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StepProgress:
+    """How far a transfer of a step has come. `total` is 0 when it is not known; `what` is a digest or path for people."""
+
+    time: float
+    step: str
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished:
+    """A step ended. `status` says how; `error` is the message of a failure; `detail` e.g. the size of its layer."""
+
+    time: float
+    step: str
+    status: Literal["done", "cached", "failed", "canceled"]
+    error: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something the user should know that does not stop the build. `rule` is a linter rule's name, or empty."""
+
+    time: float
+    message: str
+    rule: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A choice the engine made, and why (which isolation, which platform)."""
+
+    time: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuildFinished:
+    """The build ended; `digest` is that of the image (or index) if it went well."""
+
+    time: float
+    ok: bool
+    digest: str = ""
+
+
+Event = Union[BuildStarted, StepStarted, StepOutput, StepProgress, StepFinished, Warned, Note, BuildFinished]
+Sink = Callable[[Event], None]

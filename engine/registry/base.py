@@ -1,0 +1,62 @@
+"""The registry client's contract (OCI distribution spec 1.1)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from engine.image.descriptor import Descriptor
+from engine.image.digest import Digest
+from engine.image.manifest import Index, Manifest
+from engine.image.reference import Reference
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes moved so far, which may go down when a transfer starts again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A manifest as a registry gave it, verified against its digest."""
+
+    descriptor: Descriptor
+    manifest: Manifest | Index
+
+
+class Registry(Protocol):
+    """All registries, by reference. Every call retries what is transient, and raises `RegistryError`, `NotFoundError`,
+    `AuthError` or `ContentError` that names the registry and what was asked of it."""
+
+    async def resolve(self, reference: Reference) -> Descriptor:
+        """What a tag or digest stands for now (HEAD, or GET where a registry answers HEAD badly)."""
+
+    async def manifest(self, reference: Reference) -> Fetched:
+        """A manifest or index."""
+
+    def blob(self, reference: Reference, descriptor: Descriptor) -> AsyncIterator[bytes]:
+        """A blob's bytes as they arrive, resumed after a broken connection; at its end the size and digest are verified, and
+        `ContentError` raised when they do not match."""
+
+    async def has_blob(self, reference: Reference, digest: Digest) -> bool:
+        """Whether the repository has a blob."""
+
+    async def push_blob(self, reference: Reference, descriptor: Descriptor, path: Path, *,
+                        mount_from: Sequence[Reference] = (), progress: Progress | None = None) -> bool:
+        """Makes the repository have a blob: asks whether it does, tries to mount it from other repositories of the registry,
+        else uploads the file. Returns whether bytes were uploaded. Equal pushes at one time are one."""
+
+    async def push_manifest(self, reference: Reference, raw: bytes, media_type: str) -> Digest:
+        """Puts a manifest under the reference's tag (or by digest); returns its digest."""
+
+    async def referrers(self, reference: Reference, digest: Digest, artifact_type: str = "") -> tuple[Descriptor, ...]:
+        """The manifests whose subject is `digest`; with the fallback tag where a registry lacks the API."""
+
+    async def tags(self, reference: Reference) -> tuple[str, ...]:
+        """All tags of a repository."""
+
+    async def delete(self, reference: Reference) -> None:
+        """Deletes a manifest (or tag)."""
+
+    async def aclose(self) -> None:
+        """Closes the connections."""

@@ -1,0 +1,89 @@
+"""What a build is asked for, and what it gives back. Pure values; the command line and library users make them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from engine.image.digest import Digest
+from engine.image.platform import Platform
+from engine.image.reference import Reference
+from engine.settings import Compression
+
+OutputKind = Literal["registry", "oci", "docker", "tar", "local"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRequest:
+    """A place for the image. `registry` pushes every tag; `oci` and `docker` write an archive to `destination`, or with
+    `archive` false a directory; `tar` and `local` write the root filesystem alone. A `destination` of None is standard
+    output, where that makes sense."""
+
+    kind: OutputKind
+    destination: Path | None = None
+    archive: bool = True
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SecretSource:
+    """A secret's value: a file, or a value given in memory."""
+
+    id: str
+    file: Path | None = None
+    value: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SshSource:
+    """An SSH agent's socket, or private key files to be served by an agent of the build's own."""
+
+    id: str
+    socket: Path | None = None
+    keys: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """One build. `context` is a directory, a tar file, a git or http URL, or `-` (then `stdin` is the tar's path or bytes).
+
+    `dockerfile` is a path (relative to the current directory, as with docker; default `Dockerfile` in the context), or None;
+    `dockerfile_text` overrides it with a text. `build_args` with a None value were named but have no value.
+    """
+
+    context: str = "."
+    dockerfile: str | None = None
+    dockerfile_text: str | None = None
+    tags: tuple[Reference, ...] = ()
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    target: str = ""
+    platforms: tuple[Platform, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, SecretSource] = field(default_factory=dict)
+    ssh: Mapping[str, SshSource] = field(default_factory=dict)
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    network: Literal["default", "none", "host"] = "default"
+    no_cache: bool = False
+    pull: bool = False
+    outputs: tuple[OutputRequest, ...] = ()
+    compression: Compression = "gzip"
+    compression_level: int | None = None
+    source_date_epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """`digest` names the image's manifest, or the index when several platforms were built. `image_id` is the config's digest
+    (of the first platform). `cached` and `ran` count layer steps."""
+
+    digest: Digest
+    image_id: Digest
+    media_type: str
+    size: int
+    manifest: bytes = field(repr=False)
+    names: tuple[str, ...] = ()
+    cached: int = 0
+    ran: int = 0

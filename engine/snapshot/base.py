@@ -1,0 +1,56 @@
+"""The snapshotter's contract: root filesystem states, made from layers, and what a step changed in one.
+
+A state is named by its chain of layers. `prepare` makes an *active* snapshot from a chain: a root to run in. After the step,
+`changes` says what it did; when those changes have been packed into a layer, `commit` makes the active snapshot the state of
+the longer chain, so that the next `prepare` costs nothing. `discard` forgets an active snapshot. A layer can be unpacked
+ahead and in any order with `unpack`, as soon as its blob is in the content store; `prepare` needs all blobs of the chain to be
+there. Two processes may do the same at the same time: results are published by rename.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.layer.tree import Tree
+
+from engine.isolate.base import Root
+from engine.layer.base import Chain, Layer
+from engine.layer.entries import Change
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """A root that one step may write to. `id` names it in the state directory."""
+
+    id: str
+    root: Root
+    chain: Chain
+
+
+class Snapshotter(Protocol):
+    """Root filesystem states by overlayfs, or by plain directories and walks."""
+
+    async def unpack(self, layer: Layer) -> None:
+        """Unpacks one layer's blob into the layer store (and stores its index), unless it is there; verifies its diff id."""
+
+    async def prepare(self, chain: Chain, tree: Tree) -> Active:
+        """A root with the chain's files. `tree` is the merged view of the chain."""
+
+    async def changes(self, active: Active, tree: Tree) -> Sequence[Change]:
+        """What was done in the root since `prepare`, sorted by path, parents first, with the metadata of parents. `tree` is the
+        state before."""
+
+    async def commit(self, active: Active, chain: Chain) -> None:
+        """The root now is the state of `chain`, which is the active snapshot's chain and one layer more."""
+
+    async def discard(self, active: Active) -> None:
+        """Removes a root. Never raises for a root that is gone."""
+
+    async def view(self, chain: Chain, tree: Tree) -> Root:
+        """A root with the chain's files for reading only (a bind mount's origin). It lives as long as the state directory."""
+
+    async def files(self, chain: Chain, tree: Tree, paths: Sequence[bytes]) -> Mapping[bytes, tuple[bytes, int]]:
+        """Where the bytes of regular files of a state lie on disk: absolute path and offset for each path. Unpacks no layer that
+        holds none of them."""
