@@ -1,0 +1,27 @@
+"""Sizes and durations for people, as BuildKit writes them: decimal units, tenths of a second."""
+
+from __future__ import annotations
+
+_UNITS = ("kB", "MB", "GB", "TB")
+
+
+def size(count: int) -> str:
+    """`512B`, `1.05MB`: bytes in decimal units with two digits after the point."""
+    if count < 1000:
+        return f"{count}B"
+    value = float(count)
+    for unit in _UNITS:
+        value /= 1000
+        if value < 999.995 or unit == _UNITS[-1]:
+            break
+    return f"{value:.2f}{unit}"
+
+
+def transferred(done: int, total: int) -> str:
+    """How much of a transfer is done: `1.05MB / 2.00MB`, or only what is done when the total is not known."""
+    return f"{size(done)} / {size(total)}" if total else size(done)
+
+
+def duration(seconds: float) -> str:
+    """`0.1s`, `75.0s`; never negative."""
+    return f"{max(seconds, 0.0):.1f}s"
