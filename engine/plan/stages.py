@@ -1,0 +1,235 @@
+"""The graph of stages: what each FROM stands for, what needs what, and which stages a target needs at all."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Union
+
+from engine.dockerfile.expand import expand
+from engine.dockerfile.instructions import Copy, Dockerfile, Instruction, Onbuild, Run, StageBlock
+from engine.dockerfile.suggest import suggest
+from engine.errors import DockerfileError, EngineError
+from engine.image.platform import Platform
+from engine.image.reference import Reference
+from engine.plan.scope import platform_args
+
+STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*")
+
+
+@dataclass(frozen=True, slots=True)
+class StageBase:
+    """A stage continues an earlier one."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBase:
+    """A stage starts from an image; `name` is the reference as the user wrote it."""
+
+    reference: Reference
+    platform: Platform
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchBase:
+    """A stage starts from nothing."""
+
+
+Base = Union[StageBase, ImageBase, ScratchBase]
+
+
+@dataclass(frozen=True, slots=True)
+class StageNode:
+    """A stage whose FROM has been read. `platform` is that of its files."""
+
+    block: StageBlock
+    base: Base
+    platform: Platform
+
+    @property
+    def index(self) -> int:
+        return self.block.index
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages: its name, or `stage-N`."""
+        return self.block.origin.name or f"stage-{self.block.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class StageGraph:
+    """All stages of a Dockerfile for one target platform, and the one that is wanted."""
+
+    dockerfile: Dockerfile
+    stages: tuple[StageNode, ...]
+    target: int
+    global_args: Mapping[str, str]
+    """Values of the ARGs before the first FROM."""
+    predefined: Mapping[str, str]
+    """Platform arguments, for stages that declare them."""
+
+    def find(self, name: str, before: int) -> int | None:
+        """The stage that `--from=name` means in stage `before`: the last earlier one of that name, or by number."""
+        for stage in reversed(self.stages[:before]):
+            if stage.block.origin.name and stage.block.origin.name == name.lower():
+                return stage.index
+        if name.isdecimal() and int(name) < before:
+            return int(name)
+        return None
+
+    def reference(self, name: str, stage: int) -> int | None:
+        """Like `find`, but a name or number that only a later stage (or the stage itself) has is an error."""
+        found = self.find(name, stage)
+        if found is not None:
+            return found
+        later = [s for s in self.stages[stage:] if s.block.origin.name == name.lower()]
+        if later or (name.isdecimal() and int(name) >= stage):
+            here = self.stages[stage].name
+            if name.isdecimal() and int(name) >= len(self.stages):
+                raise DockerfileError(f"invalid stage index {name}: there are {len(self.stages)} stages, counted from 0")
+            raise DockerfileError(f'cannot copy from stage "{name}", it needs to be defined before current stage "{here}"',
+                                  hint="move that stage above this one")
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class GraphInputs:
+    """What of a build request decides the shape of the graph."""
+
+    target: str
+    build_args: Mapping[str, str]
+    build_platform: Platform
+    target_platform: Platform
+    contexts: Mapping[str, str]
+
+
+def build_graph(dockerfile: Dockerfile, inputs: GraphInputs) -> StageGraph:
+    """Reads every FROM; raises `DockerfileError` with its place when one makes no sense."""
+    if not dockerfile.stages:
+        raise DockerfileError("dockerfile contains no stages to build").at(None, dockerfile.text)
+    target = _target(dockerfile, inputs.target)
+    predefined = platform_args(inputs.build_platform, inputs.target_platform, _target_name(dockerfile, target))
+    predefined = {k: inputs.build_args.get(k, v) for k, v in predefined.items()}
+    global_args = _global_args(dockerfile, inputs.build_args, predefined)
+    nodes: list[StageNode] = []
+    for block in dockerfile.stages:
+        try:
+            nodes.append(_node(block, nodes, {**predefined, **global_args}, inputs, dockerfile.escape))
+        except EngineError as error:
+            raise error.at(block.origin.location, dockerfile.text) from None
+    return StageGraph(dockerfile, tuple(nodes), target, global_args, predefined)
+
+
+def _target(dockerfile: Dockerfile, wanted: str) -> int:
+    if not wanted:
+        return dockerfile.stages[-1].index
+    for block in reversed(dockerfile.stages):
+        if block.origin.name == wanted.lower():
+            return block.index
+    if wanted.isdecimal() and int(wanted) < len(dockerfile.stages):
+        return int(wanted)
+    near = suggest(wanted, [b.origin.name for b in dockerfile.stages if b.origin.name])
+    raise DockerfileError(f'target stage "{wanted}" could not be found' + (f" (did you mean {near}?)" if near else ""))
+
+
+def _target_name(dockerfile: Dockerfile, target: int) -> str:
+    return dockerfile.stages[target].origin.name
+
+
+def _global_args(dockerfile: Dockerfile, build_args: Mapping[str, str], predefined: Mapping[str, str]) -> dict[str, str]:
+    out: dict[str, str] = {}
+    for arg in dockerfile.global_args:
+        for name, default in arg.pairs:
+            try:
+                value = build_args.get(name, expand(default, {**predefined, **out}, escape=dockerfile.escape)
+                                       if default is not None and name not in build_args else None)
+            except EngineError as error:
+                raise error.at(arg.location, dockerfile.text) from None
+            if value is None and name in predefined:
+                continue
+            if value is not None:
+                out[name] = value
+    return out
+
+
+def _node(block: StageBlock, earlier: list[StageNode], args: Mapping[str, str], inputs: GraphInputs, escape: str) -> StageNode:
+    origin = block.origin
+    if origin.name and not STAGE_NAME.fullmatch(origin.name):
+        raise DockerfileError(f'invalid name for build stage: "{origin.name}", name can\'t start with a number or contain symbols')
+    image = expand(origin.image, args, escape=escape)
+    if not image:
+        raise DockerfileError(f"base name ({origin.image}) should not be blank")
+    platform = inputs.target_platform
+    if origin.platform:
+        text = expand(origin.platform, args, escape=escape)
+        if not text:
+            raise DockerfileError(f"empty platform value from expression {origin.platform}")
+        platform = Platform.parse(text, inputs.target_platform)
+    for stage in reversed(earlier):
+        if stage.block.origin.name and stage.block.origin.name == image.lower():
+            return StageNode(block, StageBase(stage.index), stage.platform)
+    if image.isdecimal() and int(image) < len(earlier):
+        return StageNode(block, StageBase(int(image)), earlier[int(image)].platform)
+    if image == "scratch":
+        return StageNode(block, ScratchBase(), platform)
+    return StageNode(block, ImageBase(image_reference(image, inputs.contexts), platform, image), platform)
+
+
+def image_reference(name: str, contexts: Mapping[str, str]) -> Reference:
+    """The image a name means: itself, or what a named context `docker-image://…` puts in its place."""
+    for key in (name, name.removesuffix(":latest")):
+        spec = contexts.get(key, "")
+        if spec.startswith("docker-image://"):
+            return Reference.parse(spec.removeprefix("docker-image://"))
+    return Reference.parse(name)
+
+
+def sources_of(instructions: Iterable[Instruction]) -> list[str]:
+    """The names in every `--from` of COPY, ADD and mounts, as written."""
+    out: list[str] = []
+    for instruction in instructions:
+        if isinstance(instruction, Copy) and instruction.from_:
+            out.append(instruction.from_)
+        elif isinstance(instruction, Run):
+            out += [name for mount in instruction.mounts if (name := mount_from(mount))]
+    return out
+
+
+def mount_from(mount: str) -> str:
+    """The `from` of a mount as written, or nothing."""
+    for field in next(csv.reader([mount]), []):
+        key, _, value = field.partition("=")
+        if key.strip().lower() == "from":
+            return value
+    return ""
+
+
+def needed(graph: StageGraph, triggers: Mapping[int, tuple[Instruction, ...]]) -> list[int]:
+    """The stages the target needs, in order. `triggers` has the ONBUILD instructions each stage gets from its base image."""
+    wanted, todo = set(), [graph.target]
+    while todo:
+        index = todo.pop()
+        if index in wanted:
+            continue
+        wanted.add(index)
+        node = graph.stages[index]
+        if isinstance(node.base, StageBase):
+            todo.append(node.base.index)
+        instructions = (*triggers.get(index, ()), *inherited_triggers(graph, node), *node.block.instructions)
+        todo += [found for name in sources_of(instructions) if (found := graph.find(name, index)) is not None]
+    return sorted(wanted)
+
+
+def inherited_triggers(graph: StageGraph, node: StageNode) -> tuple[Instruction, ...]:
+    """The ONBUILD instructions that a stage gets from the stage it continues."""
+    from engine.dockerfile.parser import parse_trigger
+
+    if not isinstance(node.base, StageBase):
+        return ()
+    base = graph.stages[node.base.index].block
+    return tuple(parse_trigger(i.expression, graph.dockerfile.escape) for i in base.instructions if isinstance(i, Onbuild))

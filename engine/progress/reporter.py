@@ -1,0 +1,75 @@
+"""Puts times on events: the one thing the solver tells what happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from engine.progress.events import (
+    BuildFinished,
+    BuildStarted,
+    Event,
+    Note,
+    Sink,
+    StepFinished,
+    StepOutput,
+    StepProgress,
+    StepStarted,
+    Warned,
+)
+
+
+class Reporter:
+    """Sends a build's events to a sink. `clock` gives seconds, from any beginning."""
+
+    def __init__(self, sink: Sink | None, clock: Callable[[], float]) -> None:
+        self._sink = sink
+        self._clock = clock
+        self._began = clock()
+        self._said: set[str] = set()
+
+    @property
+    def now(self) -> float:
+        """Seconds since the build began."""
+        return self._clock() - self._began
+
+    def _emit(self, event: Event) -> None:
+        if self._sink:
+            self._sink(event)
+
+    def started(self, steps: int) -> None:
+        """The plan is known."""
+        self._emit(BuildStarted(self.now, steps))
+
+    def step(self, step: str, name: str) -> None:
+        """A step begins."""
+        self._emit(StepStarted(self.now, step, name))
+
+    def output(self, step: str, stream: int, data: bytes) -> None:
+        """A step's process wrote something."""
+        self._emit(StepOutput(self.now, step, stream, data))
+
+    def progress(self, step: str, what: str, done: int, total: int) -> None:
+        """A transfer of a step goes on."""
+        self._emit(StepProgress(self.now, step, what, done, total))
+
+    def finished(self, step: str, status: Literal["done", "cached", "failed", "canceled"], error: str = "",
+                 detail: str = "") -> None:  # fmt: skip
+        """A step ended."""
+        self._emit(StepFinished(self.now, step, status, error, detail))
+
+    def warn(self, message: str, rule: str = "", line: int = 0) -> None:
+        """Something the user should know; said once a build."""
+        if f"{rule}:{line}:{message}" not in self._said:
+            self._said.add(f"{rule}:{line}:{message}")
+            self._emit(Warned(self.now, message, rule, line))
+
+    def note(self, message: str) -> None:
+        """A choice that was made."""
+        if message not in self._said:
+            self._said.add(message)
+            self._emit(Note(self.now, message))
+
+    def ended(self, ok: bool, digest: str = "") -> None:
+        """The build is over."""
+        self._emit(BuildFinished(self.now, ok, digest))

@@ -1,0 +1,108 @@
+"""Images that others made: what a reference stands for, as manifest, config and state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.cache.flight import SingleFlight
+from engine.content.base import ContentStore
+from engine.errors import ContentError, EngineError, PlatformError
+from engine.image.config import ImageConfig
+from engine.image.descriptor import Descriptor
+from engine.image.digest import Digest
+from engine.image.manifest import Index, Manifest, parse
+from engine.image.platform import Platform
+from engine.image.reference import Reference
+from engine.layer.base import Layer
+from engine.registry.base import Registry
+from engine.solve.state import Blobs, State
+
+
+@dataclass(frozen=True, slots=True)
+class BaseImage:
+    """One platform's image in a registry. `reference` is pinned to the manifest's digest."""
+
+    reference: Reference
+    manifest: Manifest
+    config: ImageConfig
+
+    @property
+    def state(self) -> State:
+        """Its root filesystem. It counts as older than anything made on it."""
+        layers = zip(self.config.diff_ids, self.manifest.layers, strict=True)
+        return State(tuple(Layer(diff_id, blob) for diff_id, blob in layers))
+
+
+class Images:
+    """Resolves references, each once a build; manifests and configs are kept in the content store, tags are asked for anew."""
+
+    def __init__(self, content: ContentStore, registry: Callable[[], Registry], blobs: Blobs) -> None:
+        self._content = content
+        self._registry = registry
+        self._blobs = blobs
+        self._known: dict[tuple[Reference, Platform], BaseImage] = {}
+        self._flight: SingleFlight[tuple[Reference, Platform], BaseImage] = SingleFlight()
+
+    async def resolve(self, reference: Reference, platform: Platform) -> BaseImage:
+        """The image for a platform; raises `RegistryError`, `PlatformError` or `ContentError` that name the reference."""
+        key = (reference, platform)
+        if key not in self._known:
+            self._known[key] = await self._flight.run(key, lambda: self._resolve(reference, platform))
+        return self._known[key]
+
+    async def _resolve(self, reference: Reference, platform: Platform) -> BaseImage:
+        try:
+            manifest = await self._manifest(reference)
+            if isinstance(manifest, Index):
+                chosen = manifest.select(platform)
+                reference = reference.with_digest(chosen.digest)
+                manifest = await self._manifest(reference, chosen)
+            if not isinstance(manifest, Manifest):
+                raise ContentError("an image index inside an image index has no platform of its own")
+            if manifest.artifact_type:
+                raise ContentError(f"is an artifact of type {manifest.artifact_type}, not an image")
+            reference = reference.with_digest(manifest.descriptor.digest)
+            config = ImageConfig.parse(await self._small_blob(reference, manifest.config))
+            self._check(config, manifest, platform)
+        except EngineError as error:
+            if str(reference.repository) not in error.message:
+                error.message = f"{reference.familiar}: {error.message}"
+            raise
+        for descriptor in manifest.layers:
+            self._blobs.remember(reference, descriptor)
+        return BaseImage(reference, manifest, config)
+
+    @staticmethod
+    def _check(config: ImageConfig, manifest: Manifest, platform: Platform) -> None:
+        if len(config.diff_ids) != len(manifest.layers):
+            raise ContentError(f"has {len(manifest.layers)} layers but its config names {len(config.diff_ids)}")
+        have = config.platform
+        if have.architecture and not any(
+            (have.os, have.architecture) == (p.os, p.architecture) and have.variant in (p.variant, "") for p in platform.runs()
+        ):
+            raise PlatformError(f"is for {have}, not for {platform}",
+                                hint=f"build with --platform {have}, or write FROM --platform={have}")  # fmt: skip
+
+    async def _manifest(self, reference: Reference, known: Descriptor | None = None) -> Manifest | Index:
+        digest = reference.digest
+        if digest is None:
+            known = await self._registry().resolve(reference)
+            digest = known.digest
+        raw = self._content.get(digest)
+        if raw is not None:
+            return parse(raw, known.media_type if known else "")
+        fetched = await self._registry().manifest(reference.with_digest(digest))
+        self._content.put(fetched.manifest.raw)
+        return fetched.manifest
+
+    async def _small_blob(self, reference: Reference, descriptor: Descriptor, limit: int = 8 << 20) -> bytes:
+        if descriptor.size > limit:
+            raise ContentError(f"its config of {descriptor.size} bytes is larger than the limit of {limit}")
+        raw = self._content.get(descriptor.digest)
+        if raw is None:
+            raw = b"".join([part async for part in self._registry().blob(reference, descriptor)])
+            if Digest.of(raw) != descriptor.digest and descriptor.digest.algorithm == "sha256":
+                raise ContentError(f"its config does not have the digest {descriptor.digest}")
+            self._content.put(raw)
+        return raw
