@@ -44,5 +44,9 @@ class Built:
 class Output(Protocol):
     """A place for an image. `write` publishes whole or not at all, and says for people where."""
 
+    @property
+    def name(self) -> str:
+        """What it is, for people: `registry`, `oci layout`, `docker archive` …"""
+
     async def write(self, built: Built) -> str:
         """Writes the image; raises `StorageError` or `RegistryError`."""
