@@ -1,0 +1,37 @@
+"""What goes wrong with a disk, in words for the user of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engine.errors import StorageError
+
+_HINTS = {
+    errno.ENOSPC: "the disk is full: free some space, or prune the state directory, or choose another with --state-dir",
+    errno.EDQUOT: "the disk quota is used up: free some space, or choose another directory with --state-dir",
+    errno.EACCES: "this user may not write there: change the directory's owner, or choose another with --state-dir",
+    errno.EPERM: "this user may not write there: change the directory's owner, or choose another with --state-dir",
+    errno.EROFS: "the filesystem is read-only: choose another directory with --state-dir",
+    errno.ENOTDIR: "a part of this path is a file and not a directory: choose another with --state-dir",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n), or run fewer steps at once",
+    errno.ENFILE: "too many files are open on this machine",
+}
+
+
+def storage_error(error: OSError, path: Path | str) -> StorageError:
+    """The `StorageError` that says what an operation on `path` ran into, with a hint where there is something to do."""
+    why = os.strerror(error.errno) if error.errno else str(error)
+    return StorageError(f"cannot write {path}: {why}", hint=_HINTS.get(error.errno or 0))
+
+
+@contextmanager
+def storing(path: Path | str) -> Iterator[None]:
+    """Turns any `OSError` of its body into a `StorageError` about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, error.filename or path) from error

@@ -1,0 +1,83 @@
+"""Pruning: asks everyone who holds something in the state directory, decides (see `gc`), and has it removed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import anyio.to_thread
+
+from engine.content import claims
+from engine.content.faults import storing
+from engine.content.gc import Item, Policy, Verdict, decide
+from engine.content.leases import Leases
+from engine.content.store import DirectoryStore
+from engine.image.digest import Digest
+
+
+class Holding(Protocol):
+    """One sort of things in the state directory. Removing them has two parts, for builds wait during the first."""
+
+    def items(self) -> Iterable[Item]:
+        """All things there are now."""
+
+    def detach(self, items: Sequence[Item]) -> None:
+        """Makes some of its things be gone for everyone who looks; quick: a rename or a transaction. Things of other holdings
+        may be among the items."""
+
+    async def purge(self) -> None:
+        """Frees the space of what was detached, by this process or by one that was killed before it got there."""
+
+
+async def prune(leases: Leases, holdings: Sequence[Holding], policy: Policy, now: float, *, dry: bool = False) -> Verdict:
+    """Removes what a policy lets go of, or with `dry` only says what that is. Safe beside running builds and other prunes;
+    raises `StorageError` when something cannot be removed."""
+    async with leases.exclusive() as leased:
+        verdict = decide((item for holding in holdings for item in holding.items()), leased, policy, now)
+        if not dry:
+            for holding in holdings:
+                holding.detach(verdict.remove)
+    if not dry:
+        for holding in holdings:
+            await holding.purge()
+    return verdict
+
+
+class BlobHolding:
+    """The blobs of a content store. None of them is kept for its own sake."""
+
+    kind = "blob"
+
+    def __init__(self, store: DirectoryStore, trash: Path) -> None:
+        self._store = store
+        self._trash = trash
+
+    def items(self) -> Iterable[Item]:
+        """One item for each blob, used when it was stored."""
+        return [Item((self.kind, str(digest)), size, used) for digest, size, used in self._store.blobs()]
+
+    def detach(self, items: Sequence[Item]) -> None:
+        """Moves blobs into the trash; one that was stored anew meanwhile goes back."""
+        for item in items:
+            if item.name[0] != self.kind:
+                continue
+            path = self._store.path(Digest.parse(item.name[1]))
+            grave = self._trash / claims.unique()
+            with storing(path), suppress(FileNotFoundError):
+                self._trash.mkdir(parents=True, exist_ok=True)
+                os.rename(path, grave)
+                if grave.stat().st_mtime > item.used:
+                    os.rename(grave, path)
+
+    async def purge(self) -> None:
+        """Empties the trash."""
+
+        def empty() -> None:
+            for path in claims.entries(self._trash):
+                with storing(path):
+                    path.unlink(missing_ok=True)
+
+        await anyio.to_thread.run_sync(empty)
