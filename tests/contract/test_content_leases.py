@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -17,6 +18,32 @@ from engine.content.leases import Leases
 from engine.content.prune import BlobHolding, prune
 from engine.content.store import DirectoryStore
 from engine.image.digest import Digest
+
+LEASE = """
+import anyio
+from engine.content.leases import Leases
+async def main():
+    async with Leases(here).hold() as lease:
+        await lease.protect([("blob", "a")])
+        print("held", flush=True)
+        sys.stdin.read()
+anyio.run(main)
+"""
+
+
+@contextmanager
+def victim(program: str, directory: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    """A process that prints a line and then waits: the line, and what kills it."""
+    command = [sys.executable, "-c", f"import sys; from pathlib import Path; here = Path(sys.argv[1])\n{program}", str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+
+        def kill() -> None:
+            process.kill()
+            process.wait()
+
+        yield process.stdout.readline().decode().strip(), kill
+        kill()
 
 
 @pytest.fixture
@@ -78,26 +105,12 @@ async def test_many_tasks_of_a_build_share_its_lease(leases: Leases) -> None:
 
 
 async def test_a_killed_process_holds_no_lease(leases: Leases, tmp_path: Path) -> None:
-    program = """
-import anyio, sys
-from pathlib import Path
-from engine.content.leases import Leases
-async def main():
-    async with Leases(Path(sys.argv[1])).hold() as lease:
-        await lease.protect([("blob", "a")])
-        print("held", flush=True)
-        sys.stdin.read()
-anyio.run(main)
-"""
-    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "leases")],
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+    with victim(LEASE, tmp_path / "leases") as (_, kill):
         async with leases.exclusive() as leased:
             assert leased.names == {("blob", "a")}
-        process.kill()
-        process.wait()
-    async with leases.exclusive() as leased:
-        assert leased.names == frozenset()
+        kill()
+        async with leases.exclusive() as leased:
+            assert leased.names == frozenset()
     assert [name for name in os.listdir(tmp_path / "leases") if name.startswith("lease-")] == []
 
 
@@ -133,7 +146,8 @@ async def test_a_blob_stored_anew_while_it_is_being_pruned_comes_back(store: Dir
     assert store.has(digest)
 
 
-async def test_the_trash_of_a_killed_prune_is_emptied_by_the_next(store: DirectoryStore, leases: Leases, tmp_path: Path) -> None:
+async def test_the_trash_of_a_killed_prune_is_emptied_by_the_next(store: DirectoryStore, leases: Leases,
+                                                                  tmp_path: Path) -> None:
     holding = BlobHolding(store, tmp_path / "trash")
     stored(store, b"orphan", 100)
     holding.detach(list(holding.items()))

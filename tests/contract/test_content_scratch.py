@@ -6,12 +6,38 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from engine.content.scratch import Scratch
 from engine.errors import StorageError
+
+SPACE = """
+from engine.content.scratch import Scratch
+scratch = Scratch(here)
+directory = scratch.directory()
+(directory / "file").write_bytes(b"x")
+print(directory, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def victim(program: str, directory: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    """A process that prints a line and then waits: the line, and what kills it."""
+    command = [sys.executable, "-c", f"import sys; from pathlib import Path; here = Path(sys.argv[1])\n{program}", str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+
+        def kill() -> None:
+            process.kill()
+            process.wait()
+
+        yield process.stdout.readline().decode().strip(), kill
+        kill()
 
 
 async def remove(path: Path) -> None:
@@ -28,20 +54,15 @@ def test_files_and_directories_are_new_and_go_at_the_end(tmp_path: Path) -> None
     assert os.listdir(tmp_path / "tmp") == []
 
 
-async def test_the_space_of_a_dead_process_is_reclaimed_and_that_of_a_living_one_is_not(tmp_path: Path) -> None:
-    program = ("import sys; from pathlib import Path; from engine.content.scratch import Scratch\n"
-               "d = Scratch(Path(sys.argv[1])).directory(); (d / 'f').write_bytes(b'x'); print(d, flush=True); sys.stdin.read()")
+async def test_the_space_of_a_dead_process_is_reclaimed_and_a_living_one_keeps_its_own(tmp_path: Path) -> None:
     mine = Scratch(tmp_path)
     kept = mine.directory()
-    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        theirs = Path(process.stdout.readline().decode().strip())
+    with victim(SPACE, tmp_path) as (theirs, kill):
         assert await Scratch(tmp_path).reclaim(remove) == 0
-        process.kill()
-        process.wait()
-    assert theirs.exists()
-    assert await mine.reclaim(remove) == 1
-    assert not theirs.parent.exists()
+        kill()
+        assert Path(theirs).exists()
+        assert await mine.reclaim(remove) == 1
+        assert not Path(theirs).parent.exists()
     assert kept.is_dir()
     await mine.aclose(remove)
     assert os.listdir(tmp_path) == []

@@ -7,6 +7,8 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,29 @@ import pytest
 from engine.content.store import DirectoryStore
 from engine.errors import ContentError, StorageError
 from engine.image.digest import Digest
+
+HALF_A_BLOB = """
+from engine.content.store import DirectoryStore
+writer = DirectoryStore(here).writer()
+writer.write(b"x" * 100)
+print(writer.path, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def victim(program: str, directory: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    """A process that prints a line and then waits: the line, and what kills it."""
+    command = [sys.executable, "-c", f"import sys; from pathlib import Path; here = Path(sys.argv[1])\n{program}", str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+
+        def kill() -> None:
+            process.kill()
+            process.wait()
+
+        yield process.stdout.readline().decode().strip(), kill
+        kill()
 
 
 @pytest.fixture
@@ -161,19 +186,14 @@ def test_a_directory_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> N
 
 
 def test_what_a_killed_writer_left_goes_with_the_next_write_and_what_a_living_one_has_stays(tmp_path: Path) -> None:
-    program = ("import sys; from pathlib import Path; from engine.content.store import DirectoryStore\n"
-               "w = DirectoryStore(Path(sys.argv[1])).writer(); w.write(b'x' * 100); print(w.path, flush=True); sys.stdin.read()")
     living = DirectoryStore(tmp_path).writer()
-    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        left = Path(process.stdout.readline().decode().strip())
+    with victim(HALF_A_BLOB, tmp_path) as (left, kill):
         assert DirectoryStore(tmp_path).reclaim() == 0
-        process.kill()
-        process.wait()
-    assert left.exists()
-    DirectoryStore(tmp_path).put(b"new")
-    assert not left.exists()
-    assert living.path.exists()
+        kill()
+        assert Path(left).exists()
+        DirectoryStore(tmp_path).put(b"new")
+        assert not Path(left).exists()
+        assert living.path.exists()
     with living:
         living.write(b"late")
         assert DirectoryStore(tmp_path).get(living.commit()) == b"late"
