@@ -1,0 +1,131 @@
+"""From a command line to the values that a build is made of. What is read from the process (environment, standard input) is
+an argument."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from engine.cli import flags, paths
+from engine.errors import DockerfileError, UsageError
+from engine.image.reference import Reference
+from engine.request import BuildRequest
+from engine.settings import Compression, Settings
+
+MAX_DOCKERFILE_SIZE = 16 << 20
+"""Bytes read from standard input for `-f -`."""
+_LEVELS: dict[str, range] = {"gzip": range(0, 10), "zstd": range(1, 23), "none": range(0)}
+
+
+def settings(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
+    """What holds for the engine."""
+    return Settings(
+        state_dir=paths.state_dir(arguments.state_dir, environ),
+        isolation=arguments.isolation,
+        snapshots=arguments.snapshots,
+        insecure_registries=frozenset(arguments.insecure_registry),
+        auth=paths.docker_config(environ),
+        environment=dict(environ),
+        ca_file=Path(environ["SSL_CERT_FILE"]) if environ.get("SSL_CERT_FILE") else None,
+    )
+
+
+def request(arguments: argparse.Namespace, environ: Mapping[str, str], stdin: BinaryIO) -> BuildRequest:
+    """The build that is asked for. Raises `UsageError` for flags that contradict each other."""
+    if arguments.context == "-" and arguments.file == "-":
+        raise UsageError("standard input cannot be both the context and the Dockerfile",
+                         hint="give the context as a directory or a file")
+    if not arguments.context:
+        raise UsageError("the context is empty", hint="end the command with a directory: aniko build .")
+    out = flags.outputs(arguments.output, push=arguments.push)
+    tags = _tags([*arguments.tag, *out.names])
+    if not tags and any(output.kind == "registry" for output in out.outputs):
+        raise UsageError("a tag is needed to push", hint="name the image: -t REGISTRY/NAME:TAG")
+    args = _build_args(arguments.build_arg, environ)
+    compression, level = _compression(arguments, out.image)
+    annotations = {k.removeprefix("annotation."): v for k, v in out.image.items() if k.startswith("annotation.")}
+    secrets = [flags.secret(value, environ) for value in arguments.secret]
+    agents = [flags.ssh(value, environ) for value in arguments.ssh]
+    return BuildRequest(
+        context=arguments.context,
+        dockerfile=None if arguments.file == "-" else arguments.file,
+        dockerfile_text=_dockerfile(stdin) if arguments.file == "-" else None,
+        tags=tags,
+        build_args=args,
+        target=arguments.target,
+        platforms=flags.platforms(arguments.platform, flags.local_platform()),
+        labels=flags.pairs(arguments.label, "--label"),
+        annotations=annotations | flags.manifest_annotations(arguments.annotation),
+        secrets={secret.id: secret for secret in secrets},
+        ssh={agent.id: agent for agent in agents},
+        contexts=_contexts(arguments.build_context),
+        network=arguments.network,
+        no_cache=arguments.no_cache,
+        pull=arguments.pull,
+        outputs=out.outputs,
+        compression=compression,
+        compression_level=level,
+        source_date_epoch=_epoch(args),
+    )
+
+
+def _tags(values: Sequence[str]) -> tuple[Reference, ...]:
+    tags = tuple(dict.fromkeys(Reference.parse(value) for value in values))
+    for tag in tags:
+        if tag.digest:
+            raise UsageError(f"invalid tag {tag}: a name to build for cannot have a digest")
+    return tags
+
+
+def _build_args(values: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """SOURCE_DATE_EPOCH is passed on from the environment, as docker buildx does."""
+    args = flags.build_args(values, environ)
+    if environ.get("SOURCE_DATE_EPOCH") and "SOURCE_DATE_EPOCH" not in args:
+        args["SOURCE_DATE_EPOCH"] = environ["SOURCE_DATE_EPOCH"]
+    return args
+
+
+def _epoch(args: Mapping[str, str]) -> int | None:
+    text = args.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise UsageError(f"invalid SOURCE_DATE_EPOCH {text!r}", hint="give seconds since 1970, as date +%s prints them")
+    return int(text)
+
+
+def _compression(arguments: argparse.Namespace, image: Mapping[str, str]) -> tuple[Compression, int | None]:
+    name: str = arguments.compression or image.get("compression") or "gzip"
+    if arguments.compression and image.get("compression", name) != name:
+        raise UsageError(f"--compression {name} contradicts --output compression={image['compression']}")
+    levels = _LEVELS.get("none" if name == "uncompressed" else name)
+    if levels is None:
+        raise UsageError(f"unsupported compression {name!r}", hint="gzip, zstd or none")
+    text = image.get("compression-level")
+    if text and not (text.isascii() and text.isdigit()):
+        raise UsageError(f"invalid compression-level {text!r}")
+    level: int | None = arguments.compression_level if arguments.compression_level is not None else int(text) if text else None
+    if level is not None and level not in levels:
+        raise UsageError(f"invalid compression level {level} for {name}",
+                         hint=f"{levels[0]} to {levels[-1]}" if levels else "leave --compression-level out")
+    return ("gzip" if name == "gzip" else "zstd" if name == "zstd" else "none"), level
+
+
+def _contexts(values: Sequence[str]) -> dict[str, str]:
+    named = flags.pairs(values, "--build-context")
+    for name, source in named.items():
+        if not source:
+            raise UsageError(f"build context {name} has no source", hint=f"--build-context {name}=DIR")
+    return named
+
+
+def _dockerfile(stdin: BinaryIO) -> str:
+    data = stdin.read(MAX_DOCKERFILE_SIZE + 1)
+    if len(data) > MAX_DOCKERFILE_SIZE:
+        raise DockerfileError(f"the Dockerfile on standard input is larger than {MAX_DOCKERFILE_SIZE} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DockerfileError(f"the Dockerfile on standard input is not UTF-8: {error.reason}") from error
