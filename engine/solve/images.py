@@ -42,7 +42,7 @@ class Images:
         self._registry = registry
         self._blobs = blobs
         self._known: dict[tuple[Reference, Platform], BaseImage] = {}
-        self._flight: SingleFlight[tuple[Reference, Platform], BaseImage] = SingleFlight()
+        self._flight: SingleFlight = SingleFlight()
 
     async def resolve(self, reference: Reference, platform: Platform) -> BaseImage:
         """The image for a platform; raises `RegistryError`, `PlatformError` or `ContentError` that name the reference."""

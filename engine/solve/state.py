@@ -41,7 +41,7 @@ class Blobs:
         self._content = content
         self._registry = registry
         self._origins: dict[Digest, tuple[Reference, Descriptor]] = {}
-        self._flight: SingleFlight[Digest, None] = SingleFlight()
+        self._flight: SingleFlight = SingleFlight()
 
     def remember(self, reference: Reference, descriptor: Descriptor) -> None:
         """Notes that a repository has a blob."""
@@ -84,7 +84,7 @@ class Trees:
         self._content = content
         self._workers = workers
         self._known: dict[tuple[Digest, ...], Tree] = {}
-        self._flight: SingleFlight[Digest, None] = SingleFlight()
+        self._flight: SingleFlight = SingleFlight()
 
     async def index(self, layer: Layer) -> Index:
         """A layer's index, read from its blob when nobody has done so before."""

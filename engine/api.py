@@ -1,0 +1,125 @@
+"""Engine: an async context manager over everything. Many builds may run in one at the same time, and share what is equal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import anyio
+
+from engine.cache.flight import SingleFlight
+from engine.context.base import Context
+from engine.context.open import open_context
+from engine.errors import EngineError, UsageError
+from engine.output.base import Output
+from engine.output.make import make_outputs
+from engine.progress.events import Sink
+from engine.progress.reporter import Reporter
+from engine.request import BuildRequest, BuildResult
+from engine.settings import Settings
+from engine.solve.build import build as solve_build
+from engine.solve.images import Images
+from engine.solve.mechanisms import Job
+from engine.wiring import Wiring
+
+
+class Engine:
+    """Builds images. Use it as an async context manager: leaving it ends every process it started."""
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._wiring: Wiring | None = None
+
+    async def __aenter__(self) -> Engine:
+        self._wiring = await Wiring(self._settings, clock=self._clock).__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._wiring is not None:
+            await self._wiring.__aexit__(*exc)
+            self._wiring = None
+
+    async def build(self, request: BuildRequest, *, sink: Sink | None = None, stdin: BinaryIO | None = None) -> BuildResult:
+        """Builds what is asked for and writes its outputs.
+
+        `sink` is called with every event, in the event loop. `stdin` is read when the context is `-`. Raises `EngineError`; when
+        it is cancelled, nothing of the build is left running, and nothing half-written lies under a final name.
+        """
+        if self._wiring is None:
+            raise UsageError("the engine is not open", hint="use `async with Engine(settings) as engine`")
+        request = _complete(request)
+        report = Reporter(sink, time.monotonic)
+        try:
+            async with AsyncExitStack() as stack:
+                job = self._job(self._wiring, request, report, stdin, stack)
+                outputs = await self._outputs(self._wiring, request)
+                result = await solve_build(job, request, outputs)
+        except BaseException:
+            report.ended(False)
+            raise
+        report.ended(True, str(result.digest))
+        return result
+
+    def _job(self, wiring: Wiring, request: BuildRequest, report: Reporter, stdin: BinaryIO | None,
+             stack: AsyncExitStack) -> Job:  # fmt: skip
+        mechanisms = wiring.mechanisms
+        contexts = _Contexts(wiring, request, stdin, stack)
+        images = Images(mechanisms.content, mechanisms.registry, mechanisms.blobs)
+        return Job(
+            mechanisms=mechanisms, images=images, report=report, scratch=wiring.scratch.directory("build"), context=contexts.open,
+            secrets=request.secrets, ssh=request.ssh, compression=request.compression,
+            compression_level=request.compression_level, epoch=request.source_date_epoch, no_cache=request.no_cache,
+        )  # fmt: skip
+
+    @staticmethod
+    async def _outputs(wiring: Wiring, request: BuildRequest) -> list[Output]:
+        return make_outputs(request, wiring)
+
+
+class _Contexts:
+    """The contexts of one build, opened when first asked for and closed with it."""
+
+    def __init__(self, wiring: Wiring, request: BuildRequest, stdin: BinaryIO | None, stack: AsyncExitStack) -> None:
+        self._wiring, self._request, self._stdin, self._stack = wiring, request, stdin, stack
+        self._open: dict[str, Context] = {}
+        self._flight = SingleFlight()
+
+    async def open(self, name: str) -> Context:
+        """The build context (`""`) or a named one."""
+        if name not in self._open:
+            self._open[name] = await self._flight.run(name, lambda: self._make(name))
+        return self._open[name]
+
+    async def _make(self, name: str) -> Context:
+        spec = self._request.contexts[name] if name else self._request.context
+        context = await open_context(spec)
+        self._stack.push_async_callback(context.aclose)
+        return context
+
+
+def _complete(request: BuildRequest) -> BuildRequest:
+    """The request with what follows from it: SOURCE_DATE_EPOCH given as a build argument, tags that end in a tag."""
+    epoch = request.source_date_epoch
+    if epoch is None and (text := request.build_args.get("SOURCE_DATE_EPOCH")):
+        if not text.lstrip("-").isdecimal():
+            raise UsageError(f"invalid SOURCE_DATE_EPOCH: {text!r} is no number of seconds")
+        epoch = int(text)
+    return replace(request, source_date_epoch=epoch)
+
+
+async def _build(request: BuildRequest, settings: Settings, sink: Sink | None) -> BuildResult:
+    async with Engine(settings) as engine:
+        return await engine.build(request, sink=sink)
+
+
+def build(request: BuildRequest, settings: Settings, *, sink: Sink | None = None) -> BuildResult:
+    """Builds one image, blocking; for scripts that have no event loop. Raises `EngineError`."""
+    return anyio.run(_build, request, settings, sink)
+
+
+__all__ = ["Engine", "EngineError", "Path", "build"]

@@ -1,0 +1,163 @@
+"""One build from its request to its outputs: the order of things, and nothing of how they are done."""
+
+from __future__ import annotations
+
+import platform as machine
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from engine.dockerfile.instructions import Dockerfile
+from engine.dockerfile.lint import lint
+from engine.dockerfile.parser import parse
+from engine.errors import DockerfileError, EngineError
+from engine.image.config import ImageConfig
+from engine.image.platform import Platform
+from engine.output.base import Built, BuiltImage, Output
+from engine.plan.base import Plan
+from engine.plan.build import ImageKey, PlanInputs, images_wanted, make_plan
+from engine.plan.stages import GraphInputs, StageGraph, build_graph
+from engine.request import BuildRequest, BuildResult
+from engine.solve.assemble import assemble, bundle
+from engine.solve.driver import solve
+from engine.solve.mechanisms import Job
+from engine.solve.work import PlanWork
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many layer steps were found in the cache, and how many ran."""
+
+    cached: int = 0
+    ran: int = 0
+
+
+async def build(job: Job, request: BuildRequest, outputs: Sequence[Output]) -> BuildResult:
+    """Builds and writes every output; raises the first `EngineError`, with its place in the Dockerfile where it has one."""
+    dockerfile = await read_dockerfile(job, request)
+    host = host_platform()
+    targets = request.platforms or (host,)
+    plans = [await make(job, request, dockerfile, host, target) for target in targets]
+    job.report.started(sum(len(plan.steps) for plan in plans))
+    images: list[BuiltImage | None] = [None] * len(plans)
+    counts: list[Counts] = []
+
+    async def one(n: int, plan: Plan) -> None:
+        prefix = f"{plan.platform} " if len(plans) > 1 else ""
+        images[n], count = await _image(job, request, plan, dockerfile.text, prefix)
+        counts.append(count)
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for n, plan in enumerate(plans):
+                tasks.start_soon(one, n, plan)
+    except BaseExceptionGroup as group:
+        raise _engine_error(group) from None
+    built = bundle(tuple(i for i in images if i), request.tags, indexed=len(plans) > 1, annotations=request.annotations)
+    await _write(job, built, outputs)
+    return _result(built, Counts(sum(c.cached for c in counts), sum(c.ran for c in counts)))
+
+
+def _engine_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    matching, _ = group.split(EngineError)
+    error: BaseException = matching or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def read_dockerfile(job: Job, request: BuildRequest) -> Dockerfile:
+    """The parsed Dockerfile of a request; raises `DockerfileError` when it is missing or wrong, or fails its own checks."""
+    if request.dockerfile_text is not None:
+        name, data = "Dockerfile", request.dockerfile_text.encode("utf-8", "surrogateescape")
+    else:
+        context = await job.context("")
+        found = context.dockerfile(request.dockerfile)
+        if found is None:
+            raise DockerfileError(f"failed to read dockerfile: {request.dockerfile or 'Dockerfile'}: no such file",
+                                  hint="name it with -f")  # fmt: skip
+        name, data = found
+    dockerfile = parse(data, name)
+    for warning in lint(dockerfile):
+        job.report.warn(warning.message, warning.rule, warning.location.first)
+    return dockerfile
+
+
+async def make(job: Job, request: BuildRequest, dockerfile: Dockerfile, host: Platform, target: Platform) -> Plan:
+    """The plan for one platform: base images are resolved, side by side, until no more are wanted."""
+    graph = build_graph(dockerfile, GraphInputs(request.target, request.build_args, host, target, request.contexts))
+    configs: dict[ImageKey, ImageConfig] = {}
+    while wanted := images_wanted(graph, configs):
+        await _resolve(job, graph, wanted, configs)
+    inputs = PlanInputs(request.build_args, request.labels, request.contexts, request.network, request.no_cache)
+    return make_plan(graph, configs, inputs)
+
+
+async def _resolve(job: Job, graph: StageGraph, wanted: dict[ImageKey, object], configs: dict[ImageKey, ImageConfig]) -> None:
+    async def one(key: ImageKey, node: object) -> None:
+        origin = graph.stages[getattr(node, "index")].block.origin  # noqa: B009
+        name = f"[internal] load metadata for {key[0]}"
+        job.report.step(name, name)
+        try:
+            configs[key] = (await job.images.resolve(*key)).config
+        except EngineError as error:
+            job.report.finished(name, "failed", error.message)
+            raise error.at(origin.location, graph.dockerfile.text) from None
+        job.report.finished(name, "done")
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for key, node in wanted.items():
+                tasks.start_soon(one, key, node)
+    except BaseExceptionGroup as group:
+        raise _engine_error(group) from None
+
+
+async def _image(job: Job, request: BuildRequest, plan: Plan, text: str, prefix: str) -> tuple[BuiltImage, Counts]:
+    work = PlanWork(plan, job, text, prefix)
+    states = await solve(plan, work)
+    chain = states[plan.result].chain
+    origins = {layer.blob.digest: o for layer in chain if (o := job.mechanisms.blobs.origin(layer.blob.digest))}
+    image = assemble(plan, states, origins=origins, annotations=request.annotations, epoch=job.epoch,
+                     base_created=plan.config.created)  # fmt: skip
+    return image, Counts(work.cached, work.ran)
+
+
+async def _write(job: Job, built: Built, outputs: Sequence[Output]) -> None:
+    content = job.mechanisms.content
+    for image in built.images:
+        content.put(image.config_raw)
+        content.put(image.manifest.raw)
+    if built.index:
+        content.put(built.index.raw)
+
+    async def one(output: Output, step: str) -> None:
+        job.report.step(step, step)
+        try:
+            where = await output.write(built)
+        except EngineError as error:
+            job.report.finished(step, "failed", error.message)
+            raise
+        job.report.finished(step, "done", detail=where)
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for output in outputs:
+                tasks.start_soon(one, output, f"exporting to {output.name}")
+    except BaseExceptionGroup as group:
+        raise _engine_error(group) from None
+
+
+def _result(built: Built, counts: Counts) -> BuildResult:
+    top = built.index or built.images[0].manifest
+    descriptor = top.descriptor
+    return BuildResult(descriptor.digest, built.images[0].manifest.config.digest, descriptor.media_type, descriptor.size, top.raw,
+                       tuple(str(t) for t in built.tags), counts.cached, counts.ran)  # fmt: skip
+
+
+def host_platform() -> Platform:
+    """The platform of this machine."""
+    return Platform.normal("linux", machine.machine().lower(), "")
+
+

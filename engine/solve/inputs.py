@@ -1,0 +1,135 @@
+"""The files that COPY, ADD and mounts take: which they are, what they hold, and where their bytes lie."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio.to_thread
+
+from engine.context.base import Context
+from engine.dockerfile.instructions import Heredoc
+from engine.layer.base import FileTree
+from engine.layer.entries import Change, Entry
+from engine.layer.hashing import hash_ranges
+from engine.layer.tree import Tree
+from engine.plan.base import CopyOp, Source
+from engine.solve.copying.digest import copied_digest_items
+from engine.solve.copying.draft import EmptyTree
+from engine.solve.copying.plan import CopyPlan
+from engine.solve.copying.request import Copied, CopyRequest
+from engine.solve.mechanisms import Job
+from engine.solve.remote import Remotes, is_remote
+from engine.solve.state import State
+
+
+def copy_request(op: CopyOp, owner: tuple[int, int] | None, made_mtime: int) -> CopyRequest:
+    """What the planner is asked for by an instruction."""
+    return CopyRequest(
+        sources=tuple(_encode(s) for s in op.sources if not (op.add and is_remote(s))), destination=_encode(op.destination),
+        workdir=_encode(op.workdir), owner=owner, mode=op.chmod or None, keep_owner=op.source.state is not None,
+        parents=op.parents, exclude=op.exclude, link=op.link, made_mtime=made_mtime,
+    )  # fmt: skip
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True, slots=True)
+class FileSelection:
+    """Which files of a source a step depends on: those that an instruction copies, or all below a path."""
+
+    request: CopyRequest
+    remote: tuple[str, ...] = ()
+    checksum: str = ""
+    keep_git_dir: bool | None = None
+
+    @classmethod
+    def copy(cls, op: CopyOp) -> FileSelection:
+        """The files that COPY or ADD takes."""
+        remote = tuple(s for s in op.sources if op.add and is_remote(s))
+        return cls(copy_request(op, None, 0), remote, op.checksum, op.keep_git_dir)
+
+    @classmethod
+    def tree(cls, path: str) -> FileSelection:
+        """Everything at a path, for a bind mount."""
+        return cls(CopyRequest((_encode(path),), b"/", b"/", keep_owner=True))
+
+
+class Inputs:
+    """The inputs of one plan's steps. What was downloaded for a key is not downloaded again for the step."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self.remotes = Remotes(job)
+
+    async def context_digest(self, name: str, selection: FileSelection) -> str:
+        """A digest of what a step takes from a context, and from the network."""
+        parts = [await self.remotes.identity(url, selection.checksum, selection.keep_git_dir) for url in selection.remote]
+        if selection.request.sources:
+            context = await self._job.context(name)
+            copied = await anyio.to_thread.run_sync(_plan, selection.request, context.tree)
+            parts.append(_digest(copied, await context.digests(list(_files(copied)))))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    async def state_digest(self, state: State, selection: FileSelection) -> str:
+        """A digest of what a step takes from another state: equal for equal files, whatever layers they lie in."""
+        tree = await self._job.mechanisms.trees.tree(state.chain)
+        copied = await anyio.to_thread.run_sync(_plan, selection.request, tree)
+        unknown = [c.from_path for c in copied if c.from_path is not None and c.entry.size and not c.entry.digest]
+        return _digest(copied, await self._hashed(state, tree, unknown))
+
+    async def _hashed(self, state: State, tree: Tree, paths: Sequence[bytes]) -> dict[bytes, str]:
+        if not paths:
+            return {}
+        places = await self.locate(state, tree, paths)
+        ranges = [(*places[path], entry.size if (entry := tree.get(path)) else 0) for path in paths]
+        digests = await self._job.mechanisms.workers.call(hash_ranges, ranges)
+        return dict(zip(paths, digests, strict=True))
+
+    async def locate(self, state: State, tree: Tree, paths: Iterable[bytes]) -> Mapping[bytes, tuple[bytes, int]]:
+        """Where the bytes of a state's files lie on disk; fetches and unpacks the layers they are in, and no others."""
+        wanted = list(dict.fromkeys(paths))
+        if not wanted:
+            return {}
+        snapshots = await self._job.mechanisms.snapshots()
+        for number in {tree.owner_layer(path) for path in wanted}:
+            layer = state.chain[number]
+            if not snapshots.has(layer):
+                await self._job.mechanisms.blobs.ensure(layer.blob)
+        return await snapshots.files(state.chain, tree, wanted)
+
+    async def source_tree(self, source: Source, states: Mapping[str, State]) -> tuple[FileTree, Context | None]:
+        """The files that `--from` (or its absence) means."""
+        if source.state is None:
+            context = await self._job.context(source.context)
+            return context.tree, context
+        return await self._job.mechanisms.trees.tree(states[source.state].chain), None
+
+    def heredoc(self, heredoc: Heredoc) -> tuple[bytes, Change]:
+        """A file with a heredoc's content: its name and where it lies."""
+        data = _encode(heredoc.content)
+        path: Path = self._job.scratch / hashlib.sha256(data).hexdigest()
+        path.write_bytes(data)
+        entry = Entry(_encode(heredoc.name), "file", 0o644, size=len(data), mtime=self._job.made_mtime)
+        return _encode(heredoc.name), Change(entry, bytes(path))
+
+
+def _plan(request: CopyRequest, tree: FileTree) -> list[Copied]:
+    plan = CopyPlan(request, EmptyTree())
+    plan.add_sources(tree)
+    return plan.result()
+
+
+def _files(copied: Iterable[Copied]) -> Iterable[bytes]:
+    return (c.from_path for c in copied if c.from_path is not None and c.entry.size)
+
+
+def _digest(copied: Iterable[Copied], digests: Mapping[bytes, str]) -> str:
+    digest = hashlib.sha256()
+    for item in copied_digest_items(copied, digests):
+        digest.update(item)
+    return digest.hexdigest()

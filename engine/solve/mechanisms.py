@@ -1,0 +1,87 @@
+"""The mechanisms a solve has things done by, and what belongs to one build. Values only: `wiring` fills them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.cache.base import Cache
+from engine.cache.flight import SingleFlight
+from engine.cache.mounts import CacheMounts
+from engine.content.base import ContentStore
+from engine.context.base import Context
+from engine.errors import SecretError
+from engine.image.digest import Digest
+from engine.layer.index import IndexStore
+from engine.progress.reporter import Reporter
+from engine.registry.base import Registry
+from engine.request import SecretSource, SshSource
+from engine.settings import Compression
+from engine.snapshot.base import Snapshotter
+from engine.solve.images import Images
+from engine.solve.limits import Limiters
+from engine.solve.state import Blobs, State, Trees
+from engine.workers.base import Workers
+
+MAX_SECRET = 500 << 10
+"""Bytes; BuildKit's limit for a secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mechanisms:
+    """What all builds of an engine share. What is dear to start is given as a function that starts it when first called."""
+
+    content: ContentStore
+    indexes: IndexStore
+    workers: Workers
+    snapshots: Callable[[], Awaitable[Snapshotter]]
+    registry: Callable[[], Registry]
+    cache: Cache
+    cache_mounts: CacheMounts
+    blobs: Blobs
+    trees: Trees
+    limiters: Limiters
+    flight: SingleFlight
+    clock: Callable[[], float]
+    """Seconds since the epoch."""
+    network_files: Callable[[], tuple[str, str]]
+    """The contents of /etc/hosts and /etc/resolv.conf for a RUN that shares the host's network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One build. `context(name)` opens a context when it is first asked for; `""` is the build context."""
+
+    mechanisms: Mechanisms
+    images: Images
+    report: Reporter
+    scratch: Path
+    context: Callable[[str], Awaitable[Context]]
+    secrets: Mapping[str, SecretSource] = field(default_factory=dict)
+    ssh: Mapping[str, SshSource] = field(default_factory=dict)
+    compression: Compression = "gzip"
+    compression_level: int | None = None
+    epoch: int | None = None
+    no_cache: bool = False
+
+    def secret(self, id: str) -> bytes | None:
+        """A secret's value, None when it was not given; raises `SecretError` when its file cannot be read."""
+        source = self.secrets.get(id)
+        if source is None:
+            return None
+        if source.value is not None:
+            value = source.value
+        else:
+            try:
+                value = source.file.read_bytes() if source.file else b""
+            except OSError as error:
+                raise SecretError(f"secret {id}: cannot read {source.file}: {error.strerror}") from error
+        if len(value) > MAX_SECRET:
+            raise SecretError(f"secret {id} is larger than the limit of {MAX_SECRET >> 10} KiB")
+        return value
+
+    @property
+    def made_mtime(self) -> int:
+        """The time that directories and files made by an instruction get, in nanoseconds."""
+        return (self.epoch * 10**9) if self.epoch is not None else int(self.mechanisms.clock()) * 10**9

@@ -1,0 +1,102 @@
+"""COPY and ADD: a layer made of files of a context, another state, an archive or the network. No root filesystem is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import anyio.to_thread
+
+from engine.context.base import Context
+from engine.errors import CopyError
+from engine.layer.accounts import lookup_chown
+from engine.layer.archive import scan_archive
+from engine.layer.base import FileTree, Layer
+from engine.layer.entries import Change
+from engine.layer.tree import Tree
+from engine.plan.base import CopyOp, Step
+from engine.solve.copying.draft import EmptyTree
+from engine.solve.copying.plan import CopyPlan
+from engine.solve.copying.request import Copied
+from engine.solve.copying.sources import find_sources
+from engine.solve.inputs import Inputs, copy_request
+from engine.solve.mechanisms import Job
+from engine.solve.remote import is_remote
+from engine.solve.state import State
+from engine.solve.steps.pack import make_layer
+
+
+async def copy(job: Job, step: Step, op: CopyOp, states: Mapping[str, State], inputs: Inputs) -> Layer:
+    """The layer that the instruction makes on its parent; raises `CopyError` when it cannot."""
+    return await _Copy(job, step, op, states, inputs).run()
+
+
+class _Copy:
+    def __init__(self, job: Job, step: Step, op: CopyOp, states: Mapping[str, State], inputs: Inputs) -> None:
+        self._job, self._op, self._states, self._inputs = job, op, states, inputs
+        self._parent = states[step.parent]
+
+    async def run(self) -> Layer:
+        op, job = self._op, self._job
+        if op.checksum and not any(is_remote(s) for s in op.sources):
+            raise CopyError("checksum requires HTTP(S) or Git sources")
+        below: Tree | EmptyTree = EmptyTree()
+        if not op.link or op.chmod or op.chown:
+            below = await job.mechanisms.trees.tree(self._parent.chain)
+        owner = lookup_chown(op.chown, below) if op.chown else None
+        plan = CopyPlan(copy_request(op, owner, job.made_mtime), below)
+        tree, context = await self._inputs.source_tree(op.source, self._states) if self._local else (EmptyTree(), None)
+        await self._add_all(plan, tree, context)
+        changes = await self._changes(plan.result(), tree, below)
+        return await make_layer(job, changes, own_files=op.source.state is None)
+
+    @property
+    def _local(self) -> bool:
+        """Whether anything is taken from a tree."""
+        return any(not (self._op.add and is_remote(s)) for s in self._op.sources)
+
+    async def _add_all(self, plan: CopyPlan, tree: FileTree, context: Context | None) -> None:
+        op = self._op
+        if not op.add:
+            await anyio.to_thread.run_sync(plan.add_sources, tree)
+        else:
+            for text in op.sources:
+                if is_remote(text):
+                    await self._inputs.remotes.add(plan, text, op.checksum, op.keep_git_dir, op.unpack)
+                else:
+                    await self._add_local(plan, tree, text.encode("utf-8", "surrogateescape"))
+        for heredoc in op.heredocs:
+            plan.add_file(*self._inputs.heredoc(heredoc))
+
+    async def _add_local(self, plan: CopyPlan, tree: FileTree, text: bytes) -> None:
+        """One source of ADD: archives are extracted, unless that is refused."""
+        for source in find_sources(tree, text):
+            members: Sequence[Change] | None = None
+            if source.entry.kind == "file" and self._op.unpack is not False and source.entry.size:
+                path, _ = tree.source(source.path)
+                members = await self._job.mechanisms.workers.call(scan_archive, path.decode("utf-8", "surrogateescape"),
+                                                                  str(self._job.scratch))  # fmt: skip
+            if members is None:
+                plan.add_source(tree, source)
+            else:
+                plan.add_archive(members)
+
+    async def _changes(self, copied: Sequence[Copied], tree: FileTree, below: Tree | EmptyTree) -> list[Change]:
+        """The layer's changes, with the places where their bytes lie."""
+        op = self._op
+        places: Mapping[bytes, tuple[bytes, int]] = {}
+        if op.source.state is not None and isinstance(tree, Tree):
+            paths = [c.from_path for c in copied if c.from_path is not None]
+            places = await self._inputs.locate(self._states[op.source.state], tree, paths)
+        kept: Mapping[bytes, tuple[bytes, int]] = {}
+        if isinstance(below, Tree):
+            kept = await self._inputs.locate(self._parent, below, [c.below for c in copied if c.below is not None])
+        out = []
+        for item in copied:
+            if item.from_path is not None:
+                place = places.get(item.from_path) or tree.source(item.from_path)
+                out.append(Change(item.entry, *place))
+            elif item.below is not None:
+                out.append(Change(item.entry, *kept[item.below]))
+            else:
+                out.append(item.change)
+        return out

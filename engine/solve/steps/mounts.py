@@ -1,0 +1,104 @@
+"""RUN's mounts: from what the Dockerfile says to what the isolation mounts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.dockerfile.mounts import BindSpec, CacheSpec, SecretSpec, SshSpec, TmpfsSpec
+from engine.errors import ContextError, SecretError
+from engine.isolate.base import BindMount, FileMount, Mount, Root, SocketMount, TmpfsMount
+from engine.layer.accounts import Account
+from engine.plan.base import SCRATCH, MountInput, RunOp, Source, Step
+from engine.solve.mechanisms import Job
+from engine.solve.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedMounts:
+    """Mounts, and the variables that come with them (secrets as variables, SSH_AUTH_SOCK)."""
+
+    mounts: tuple[Mount, ...]
+    env: tuple[tuple[str, str], ...]
+
+
+async def prepare_mounts(job: Job, step: Step, op: RunOp, account: Account, states: Mapping[str, State],
+                         stack: AsyncExitStack) -> PreparedMounts:  # fmt: skip
+    """Makes ready what the mounts need; what has to be given back is pushed on the stack. Raises `SecretError`."""
+    preparation = _Preparation(job, step, states, stack)
+    if op.script is not None:
+        preparation.mounts.append(FileMount(op.argv[-1].split()[0], op.script.encode(), 0o755))
+    for mount in op.mounts:
+        await preparation.add(mount)
+    return PreparedMounts(tuple(preparation.mounts), tuple(preparation.env.items()))
+
+
+class _Preparation:
+    def __init__(self, job: Job, step: Step, states: Mapping[str, State], stack: AsyncExitStack) -> None:
+        self._job, self._step, self._states, self._stack = job, step, states, stack
+        self._agents = 0
+        self.mounts: list[Mount] = []
+        self.env: dict[str, str] = {}
+
+    async def add(self, mount: MountInput) -> None:
+        spec = mount.spec
+        if isinstance(spec, BindSpec):
+            source = mount.source or Source()
+            origin = await self._origin(source, spec.source)
+            # A writable bind drops its writes, so what it shows must not be what it writes to.
+            self.mounts.append(BindMount(spec.target, origin, spec.source.lstrip("/"), readonly=not spec.readwrite,
+                                         discard_writes=spec.readwrite))  # fmt: skip
+        elif isinstance(spec, CacheSpec):
+            await self._cache(spec, mount.source)
+        elif isinstance(spec, TmpfsSpec):
+            self.mounts.append(TmpfsMount(spec.target, spec.size))
+        elif isinstance(spec, SecretSpec):
+            self._secret(spec)
+        else:
+            self._ssh(spec)
+
+    async def _origin(self, source: Source, below: str) -> str | Root:
+        """What a bind mount shows: a context's directory, or a state's root."""
+        if source.state is None:
+            context = await self._job.context(source.context)
+            directory = await context.directory(below.strip("/").encode())
+            if directory is None:
+                raise ContextError("there is no build context to mount from")
+            return directory
+        from engine.solve.steps.run import unpack  # the two need each other: a mount may show a state that has to be unpacked
+
+        state = State(()) if source.state == SCRATCH else self._states[source.state]
+        snapshots = await self._job.mechanisms.snapshots()
+        await unpack(self._job, self._step, snapshots, state.chain)
+        return await snapshots.view(state.chain, await self._job.mechanisms.trees.tree(state.chain))
+
+    async def _cache(self, spec: CacheSpec, source: Source | None) -> None:
+        seed = None
+        if source is not None:
+            seed = (await self._origin(source, spec.source), spec.source)
+        path: Path = await self._stack.enter_async_context(self._job.mechanisms.cache_mounts.acquire(spec, seed))
+        self.mounts.append(BindMount(spec.target, str(path), "", readonly=spec.readonly))
+
+    def _secret(self, spec: SecretSpec) -> None:
+        value = self._job.secret(spec.id)
+        if value is None:
+            if spec.required:
+                raise SecretError(f"secret {spec.id}: not found", hint=f"pass it with --secret id={spec.id},src=FILE")
+            return
+        if spec.env:
+            self.env[spec.env] = value.decode("utf-8", "surrogateescape")
+        if spec.target:
+            self.mounts.append(FileMount(spec.target, value, spec.mode, spec.uid, spec.gid))
+
+    def _ssh(self, spec: SshSpec) -> None:
+        source = self._job.ssh.get(spec.id)
+        if source is None or source.socket is None:
+            if spec.required:
+                raise SecretError(f"unset ssh forward key {spec.id}", hint=f"pass it with --ssh {spec.id}")
+            return
+        target = spec.target or f"/run/buildkit/ssh_agent.{self._agents}"
+        self._agents += 1
+        self.env.setdefault("SSH_AUTH_SOCK", target)
+        self.mounts.append(SocketMount(target, str(source.socket), spec.mode, spec.uid, spec.gid))

@@ -1,0 +1,110 @@
+"""RUN: a command in a root made of the parent's layers, and the layer of what it changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+
+import anyio
+
+from engine.dockerfile.suggest import quote_command
+from engine.errors import IsolationError, RunError
+from engine.isolate.base import RunSpec
+from engine.layer.accounts import Account, lookup_account
+from engine.layer.base import Chain, Layer
+from engine.layer.tree import Tree
+from engine.plan.base import RunOp, Step
+from engine.plan.scope import DEFAULT_PATH
+from engine.snapshot.base import Active, Snapshotter
+from engine.solve.mechanisms import Job
+from engine.solve.state import State
+from engine.solve.steps.mounts import PreparedMounts, prepare_mounts
+from engine.solve.steps.pack import make_layer
+
+CLEANUP_SECONDS = 30
+"""How long the removal of a root may take after the build was cancelled."""
+KEPT_LINES = 50
+"""How many of the last lines of output a failure's error carries."""
+
+
+async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State]) -> Layer:
+    """Runs the command; raises `RunError` when it fails, `IsolationError` when it cannot be started here."""
+    environment = await job.mechanisms.workers.environment()
+    if environment.isolation is None:
+        raise IsolationError("RUN is not possible here: " + "; ".join(environment.reasons),
+                             hint="builds without RUN work all the same")  # fmt: skip
+    for reason in environment.reasons:
+        job.report.note(reason)
+    chain = states[step.parent].chain
+    snapshots = await job.mechanisms.snapshots()
+    await unpack(job, step, snapshots, chain)
+    tree = await job.mechanisms.trees.tree(chain)
+    account = lookup_account(op.user, tree)
+    async with AsyncExitStack() as stack:
+        mounts = await prepare_mounts(job, step, op, account, states, stack)
+        active = await snapshots.prepare(chain, tree)
+        stack.push_async_callback(_discard, snapshots, active)
+        await _command(job, step, op, active, account, mounts)
+        changes = await snapshots.changes(active, tree)
+        layer = await make_layer(job, changes, own_files=False)
+        await snapshots.commit(active, (*chain, layer))
+        return layer
+
+
+async def unpack(job: Job, step: Step, snapshots: Snapshotter, chain: Chain) -> None:
+    """Fetches and unpacks the layers of a chain side by side; those that are there cost nothing."""
+
+    def progress(descriptor: object, done: int) -> None:
+        size = getattr(descriptor, "size", 0)
+        job.report.progress(step.id, str(getattr(descriptor, "digest", "")), done, size)
+
+    async def one(layer: Layer) -> None:
+        if not snapshots.has(layer):
+            await job.mechanisms.blobs.ensure(layer.blob, progress)
+            await snapshots.unpack(layer)
+
+    async with anyio.create_task_group() as tasks:
+        for layer in chain:
+            tasks.start_soon(one, layer)
+
+
+async def _discard(snapshots: Snapshotter, active: Active) -> None:
+    with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+        await snapshots.discard(active)
+
+
+async def _command(job: Job, step: Step, op: RunOp, active: Active, account: Account, mounts: PreparedMounts) -> None:
+    hosts, resolv_conf = job.mechanisms.network_files()
+    spec = RunSpec(
+        root=active.root, argv=op.argv, env=_environment(op, account, mounts), cwd=op.cwd, uid=account.uid, gid=account.gid,
+        groups=account.groups, mounts=mounts.mounts, network=op.network, hostname=op.hostname,  # type: ignore[arg-type]
+        hosts=hosts, resolv_conf=resolv_conf,
+    )  # fmt: skip
+    tail = _Tail()
+
+    def output(stream: int, data: bytes) -> None:
+        tail.add(data)
+        job.report.output(step.id, stream, data)
+
+    outcome = await job.mechanisms.workers.run(spec, output)
+    if outcome.status:
+        raise RunError(f'process "{quote_command(op.argv)}" did not complete successfully: exit code: {outcome.status}',
+                       status=outcome.status, output=tail.lines())  # fmt: skip
+
+
+def _environment(op: RunOp, account: Account, mounts: PreparedMounts) -> tuple[tuple[str, str], ...]:
+    env = {"PATH": DEFAULT_PATH, "HOME": account.home} | dict(op.proxies) | dict(op.env) | dict(mounts.env)
+    return tuple(env.items())
+
+
+class _Tail:
+    """The last lines of an output, in bounded memory."""
+
+    def __init__(self) -> None:
+        self._data = b""
+
+    def add(self, data: bytes) -> None:
+        self._data = (self._data + data)[-(64 << 10) :]
+
+    def lines(self) -> list[str]:
+        return self._data.decode(errors="replace").splitlines()[-KEPT_LINES:]

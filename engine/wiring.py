@@ -1,0 +1,114 @@
+"""Settings → concrete objects: the only place that picks an implementation. What is dear to start is started when first used."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.abc import TaskGroup
+
+from engine.cache.base import Cache
+from engine.cache.flight import FileLocks, SingleFlight
+from engine.cache.local import LocalCache
+from engine.cache.mounts import CacheMounts
+from engine.content.faults import storing
+from engine.content.scratch import Scratch
+from engine.content.store import DirectoryStore
+from engine.layer.index import IndexStore
+from engine.settings import Settings
+from engine.solve.limits import Limiters
+from engine.solve.mechanisms import Mechanisms
+from engine.solve.network import network_files
+from engine.solve.state import Blobs, Trees
+from engine.workers.pool import WorkerPool
+
+if TYPE_CHECKING:
+    from engine.registry.base import Registry
+    from engine.snapshot.base import Snapshotter
+
+CLOSE_SECONDS = 30
+"""How long the end of an engine may take to remove what is left."""
+
+
+class Wiring:
+    """The objects of one engine, and how they end. Made inside an event loop; used as an async context manager."""
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        self.settings = settings
+        self._clock = clock
+        self._stack = AsyncExitStack()
+        self._registry: Registry | None = None
+        self._snapshots: Snapshotter | None = None
+        self._snapshots_lock = anyio.Lock()
+
+    async def __aenter__(self) -> Wiring:
+        state = self.settings.state_dir
+        with storing(state):
+            state.mkdir(parents=True, exist_ok=True, mode=0o755)
+        group: TaskGroup = await self._stack.enter_async_context(anyio.create_task_group())
+        self.limiters = Limiters.of(self.settings.limits)
+        self.content = DirectoryStore(state)
+        self.indexes = IndexStore(state / "indexes")
+        self.scratch = Scratch(state / "tmp")
+        self.workers = WorkerPool(self.settings, self.limiters.workers, self.scratch.directory("workers"))
+        self.locks = FileLocks(state / "locks")
+        self.records = LocalCache(state / "cache", self.content, clock=self._clock)
+        self._stack.push_async_callback(self._close)
+        self.mechanisms = self._mechanisms(self.records, group)
+        return self
+
+    def _mechanisms(self, cache: Cache, group: TaskGroup) -> Mechanisms:
+        blobs = Blobs(self.content, self.registry)
+        trees = Trees(self.indexes, blobs, self.content, self.workers)
+        mounts = CacheMounts(self.settings.state_dir / "mounts", self.workers, self.locks)
+        return Mechanisms(
+            content=self.content, indexes=self.indexes, workers=self.workers, snapshots=self.snapshots, registry=self.registry,
+            cache=cache, cache_mounts=mounts, blobs=blobs, trees=trees, limiters=self.limiters, flight=SingleFlight(group),
+            clock=self._clock, network_files=network_files,
+        )  # fmt: skip
+
+    def registry(self) -> Registry:
+        """The registry client, made (and aiohttp imported) when it is first needed."""
+        if self._registry is None:
+            from engine.registry.client import RegistryClient
+            from engine.registry.credentials import Credentials
+
+            settings = self.settings
+            self._registry = RegistryClient(
+                credentials=Credentials(settings.auth, settings.environment), insecure=settings.insecure_registries,
+                downloads=self.limiters.downloads, uploads=self.limiters.uploads, ca_file=settings.ca_file,
+            )  # fmt: skip
+        return self._registry
+
+    async def snapshots(self) -> Snapshotter:
+        """The snapshotter that this machine can have; raises `IsolationError` when the settings want another."""
+        async with self._snapshots_lock:
+            if self._snapshots is None:
+                from engine.snapshot.overlay import OverlaySnapshotter
+                from engine.snapshot.walk import WalkSnapshotter
+
+                environment = await self.workers.environment()
+                kind = OverlaySnapshotter if environment.snapshots == "overlay" else WalkSnapshotter
+                self._snapshots = kind(self.settings.state_dir, self.content, self.workers, self.indexes)
+        return self._snapshots
+
+    async def remove_tree(self, path: Path) -> None:
+        """Removes a directory whoever owns what is in it."""
+        from engine.snapshot.layers import remove_tree
+
+        await self.workers.call(remove_tree, str(path))
+
+    async def _close(self) -> None:
+        with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+            if self._registry is not None:
+                await self._registry.aclose()
+            await self.records.aclose()
+            await self.workers.aclose()
+            self.scratch.close()
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.__aexit__(None, None, None)
