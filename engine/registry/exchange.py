@@ -1,0 +1,52 @@
+"""What one HTTP exchange is made of: values, without the machinery that carries it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.registry.rules import Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds: to connect (name look-up and TLS included), between two pieces of data either way, and for the answer to an
+    upload, which a registry may spend on digesting or copying the blob."""
+
+    connect: float = 15.0
+    idle: float = 60.0
+    answer: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """A part of a file as a request's body. `moved` is told how many of its bytes have been sent so far."""
+
+    path: Path
+    offset: int
+    length: int
+    moved: Callable[[int], None] = field(default=lambda _: None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An HTTP request. `registry` and `what` name it in errors; `verify` is whether the certificate must be good."""
+
+    method: str
+    url: str
+    registry: str
+    what: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | FilePart | None = None
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer: status, headers and a bounded body, and the URL it came from at last."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    url: str

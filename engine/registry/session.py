@@ -1,0 +1,219 @@
+"""One HTTP exchange, over aiohttp: no retries, no redirects, no login, but every failure as an error that says what happened.
+
+The only module of the client that imports aiohttp, which takes a while: it is imported in a thread when the first request is
+made. HTTP/1.1 it is on purpose: a blob over one HTTP/2 stream is slower.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import anyio
+from aiohttp.abc import AbstractStreamWriter
+from anyio import to_thread
+from yarl import URL
+
+from engine.errors import RegistryError, UsageError
+from engine.registry.exchange import FilePart, Request, Timeouts
+from engine.registry.retry import TransientError
+from engine.registry.rules import Headers, clean, proxy_for
+
+SEND_SIZE = 1 << 20
+"""Bytes of a file that are read and handed to the socket at once."""
+RECEIVE_BUFFER = 1 << 20
+"""Bytes that may wait to be read before the connection is paused (aiohttp pauses at twice of it)."""
+
+
+class Response:
+    """An answer whose body may still be on its way. To be closed, in any case and without waiting, with `close`."""
+
+    def __init__(self, raw: aiohttp.ClientResponse, request: Request) -> None:
+        self._raw = raw
+        self._request = request
+        self.status = raw.status
+        self.headers = Headers(list(raw.headers.items()))
+        self.url = request.url
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body; raises `RegistryError` when it is larger than `limit` bytes."""
+        parts, size = [], 0
+        async for part in self.parts():
+            size += len(part)
+            if size > limit:
+                raise RegistryError(f"registry {self._request.registry} sent more than {limit} bytes ({self._request.what})",
+                                    status=self.status)
+            parts.append(part)
+        return b"".join(parts)
+
+    async def head(self, limit: int) -> bytes:
+        """The first bytes of the body, up to `limit`, as far as they arrive: for errors."""
+        parts, size = [], 0
+        try:
+            async for part in self.parts():
+                parts.append(part)
+                size += len(part)
+                if size >= limit:
+                    break
+        except TransientError:
+            pass
+        return b"".join(parts)[:limit]
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, its Content-Encoding left alone (a blob is what is sent, gzip or not)."""
+        read = self._raw.content.readany
+        while True:
+            try:
+                part = await read()
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                raise explain(error, self._request) from error
+            if not part:
+                return
+            yield part
+
+    def close(self) -> None:
+        """Gives the connection back if the body was read to its end, else closes it."""
+        self._raw.release() if self._raw.content.at_eof() else self._raw.close()
+
+
+class Session:
+    """The connections of one client; made inside the event loop."""
+
+    def __init__(self, user_agent: str, ca_file: Path | None, timeouts: Timeouts, environment: Mapping[str, str]) -> None:
+        self._ca_file = ca_file
+        self._timeouts = timeouts
+        self._environment = environment
+        self._contexts: dict[bool, ssl.SSLContext] = {}
+        self._client = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ttl_dns_cache=60),
+            auto_decompress=False, read_bufsize=RECEIVE_BUFFER, cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": user_agent, "Accept-Encoding": "identity"}, skip_auto_headers=("Content-Type",),
+        )
+
+    async def send(self, request: Request) -> Response:
+        """Sends a request and waits for the head of its answer. Raises `TransientError` or `RegistryError`."""
+        waits = self._timeouts
+        idle = waits.answer if request.method in ("PUT", "PATCH") else waits.idle
+        body: Any = _FilePayload(request.body, waits.idle) if isinstance(request.body, FilePart) else request.body
+        url = URL(request.url, encoded=True)
+        try:
+            raw = await self._client.request(
+                request.method, url, data=body, headers=request.headers, allow_redirects=False,
+                ssl=self._context(request.verify) if url.scheme == "https" else True,
+                proxy=proxy_for(request.url, self._environment),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=waits.connect, sock_read=idle))
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise explain(error, request) from error
+        return Response(raw, request)
+
+    def _context(self, verify: bool) -> ssl.SSLContext:
+        context = self._contexts.get(verify)
+        if context is None:
+            context = ssl.create_default_context() if verify else ssl._create_unverified_context()
+            if verify and self._ca_file:
+                try:
+                    context.load_verify_locations(cafile=self._ca_file)
+                except (OSError, ssl.SSLError) as error:
+                    raise UsageError(f"cannot read certificates from {self._ca_file}: {error.strerror or error}") from error
+            self._contexts[verify] = context
+        return context
+
+    async def aclose(self) -> None:
+        """Closes all connections."""
+        await self._client.close()
+
+
+class _FilePayload(aiohttp.Payload):
+    """Writes a part of a file; a server that takes nothing for `idle` seconds ends it."""
+
+    _value: FilePart
+
+    def __init__(self, part: FilePart, idle: float) -> None:
+        super().__init__(part)
+        self._size = part.length
+        self._idle = idle
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        part, sent = self._value, 0
+        with _open(part) as file:
+            while sent < part.length:
+                data = await to_thread.run_sync(file.read, min(SEND_SIZE, part.length - sent))
+                if not data:
+                    raise OSError(errno.EIO, f"{part.path} became shorter while it was sent")
+                with anyio.fail_after(self._idle):
+                    await writer.write(data)
+                sent += len(data)
+                part.moved(sent)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        raise TypeError("a file part is not text")
+
+
+def _open(part: FilePart) -> FileIO:
+    file = FileIO(part.path, "rb")
+    file.seek(part.offset)
+    return file
+
+
+def explain(error: Exception, request: Request) -> RegistryError:
+    """The error for people that a failed exchange stands for: `TransientError` when it may pass."""
+    host = URL(request.url, encoded=True).authority
+    place = f"registry {request.registry}"
+    if host not in (request.registry, f"registry-1.{request.registry}"):
+        place = f"{host} (for {place})"
+    tail = f" ({request.what})"
+    if isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError)):
+        cause = error.certificate_error if isinstance(error, aiohttp.ClientConnectorCertificateError) else error
+        reason = getattr(cause, "verify_message", "") or str(cause)
+        return RegistryError(f"the TLS certificate of {place} is not trusted: {clean(reason)}{tail}",
+                             hint=f"trust the authority that issued it, or use --insecure-registry {request.registry}")
+    if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
+        reason = getattr(getattr(error, "os_error", error), "reason", None) or str(error)
+        words = clean(str(reason)).replace("_", " ").lower()
+        hint = f"if it speaks http only, use --insecure-registry {request.registry}" if "version number" in words or (
+            "record layer" in words or "unexpected eof" in words) else None
+        return RegistryError(f"no TLS connection to {place}: {words}{tail}", hint=hint)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        passing = error.os_error.errno == socket.EAI_AGAIN
+        message = f"cannot reach {place}: its name cannot be found ({_words(error.os_error)}){tail}"
+        return TransientError(message, reached=False) if passing else RegistryError(message)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        via = "the proxy of " if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
+        return TransientError(f"cannot reach {via}{place}: {_words(error.os_error)}{tail}", reached=False)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return TransientError(f"cannot reach {place}: no connection in time{tail}", reached=False)
+    if isinstance(error, (aiohttp.InvalidURL, ValueError)):
+        return RegistryError(f"{place} cannot be asked: {clean(str(error))}{tail}")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return RegistryError(f"the proxy refuses to connect to {place}: status {error.status}{tail}", status=error.status)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return RegistryError(f"{place} does not speak HTTP: {clean(error.message, 100)}{tail}")
+    return TransientError(f"the connection to {place} broke: {_break(error)}{tail}")
+
+
+def _break(error: Exception) -> str:
+    cause = error.__cause__
+    if isinstance(error, TimeoutError) or isinstance(cause, TimeoutError):
+        return "no data in time"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "closed by the other side"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer ended too early"
+    if isinstance(error, OSError) and error.errno:
+        return _words(error)
+    if isinstance(cause, OSError) and cause.errno:
+        return _words(cause)
+    return clean(str(error), 120) or type(error).__name__
+
+
+def _words(error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return clean(error.strerror or str(error)).lower()
+    return os.strerror(error.errno).lower()

@@ -1,0 +1,244 @@
+"""Requests to registries: over the right scheme, logged in, redirected, and retried while there is hope.
+
+`open` makes one attempt and leaves the answer's body to the caller; `fetch` makes as many as it takes and returns a whole
+small answer. The login goes to the registry's own host only, never along a redirect to another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio import to_thread
+
+from engine.errors import RegistryError
+from engine.image.reference import Reference
+from engine.registry.auth import Authenticator, Claim
+from engine.registry.challenge import parse_challenges, repository_scope
+from engine.registry.credentials import Credentials
+from engine.registry.exchange import Answer, FilePart, Request, Timeouts
+from engine.registry.retry import TRANSIENT_STATUSES, Attempts, Clock, Patience, TransientError
+from engine.registry.rules import (
+    ERROR_BODY_LIMIT,
+    Endpoint,
+    endpoints,
+    follow,
+    origin,
+    refusal,
+    speaks_tls,
+)
+
+if TYPE_CHECKING:
+    from engine.registry.session import Response, Session
+
+_REDIRECTS = 5
+_LOGINS = 2
+_SMALL_REQUESTS = 16
+"""Requests without a blob that are under way at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request to a registry. `url` is a path below the registry's base, or a whole URL that the registry gave.
+
+    An answer whose status is in `expected` is returned, every other one raises. `what` names the request for people.
+    """
+
+    method: str
+    url: str
+    claim: Claim
+    expected: frozenset[int] = frozenset({200})
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | FilePart | None = None
+
+
+def claim(reference: Reference, what: str, *actions: str, also_pull: str = "") -> Claim:
+    """The rights for some actions on the reference's repository, and for pulling from another one (a mount's source)."""
+    scopes = {repository_scope(reference.repository, *actions)}
+    if also_pull:
+        scopes.add(repository_scope(also_pull, "pull"))
+    return Claim(reference.registry, reference.repository, frozenset(scopes), what)
+
+
+class Transport:
+    """The way to all registries, for one client."""
+
+    def __init__(self, credentials: Credentials, insecure: frozenset[str], *, clock: Clock, patience: Patience,
+                 timeouts: Timeouts, ca_file: Path | None, user_agent: str, environment: Mapping[str, str]) -> None:
+        self.clock = clock
+        self.patience = patience
+        self._insecure = insecure
+        self._timeouts = timeouts
+        self._ca_file = ca_file
+        self._user_agent = user_agent
+        self._environment = environment
+        self._auth = Authenticator(credentials, self._ask_tokens, clock, lambda registry: self._settled.get(registry))
+        self._small = anyio.CapacityLimiter(_SMALL_REQUESTS)
+        self._session: Session | None = None
+        self._opening = anyio.Lock()
+        self._settled: dict[str, Endpoint] = {}
+        self._settling: dict[str, anyio.Lock] = {}
+
+    def attempts(self) -> Attempts:
+        """The tries of a new request."""
+        return Attempts(self.patience, self.clock)
+
+    async def fetch(self, call: Call, limit: int = ERROR_BODY_LIMIT) -> Answer:
+        """A whole answer of at most `limit` bytes, after as many attempts as it takes."""
+        attempts = self.attempts()
+        while True:
+            try:
+                async with self._small, self.open(call) as response:
+                    return Answer(response.status, response.headers, await response.read(limit), response.url)
+            except TransientError as error:
+                await attempts.pause(error)
+
+    @asynccontextmanager
+    async def open(self, call: Call) -> AsyncIterator[Response]:
+        """An answer of an expected status, its body to be read inside the context; one attempt. Raises what `refusal` says."""
+        response = await self._logged_in(call)
+        try:
+            if response.status not in call.expected:
+                raise await self._refused(call, response)
+            yield response
+        finally:
+            response.close()
+
+    async def endpoint(self, registry: str, what: str) -> Endpoint:
+        """How a registry is spoken to; found out once, by asking, where there is more than one way."""
+        known = self._settled.get(registry)
+        if known:
+            return known
+        async with self._settling.setdefault(registry, anyio.Lock()):
+            if registry not in self._settled:
+                ways = endpoints(registry, self._insecure)
+                self._settled[registry] = ways[0] if len(ways) == 1 else await self._probe(registry, ways, what)
+            return self._settled[registry]
+
+    async def prepare(self) -> None:
+        """Opens the session before the first request does."""
+        await self._open_session()
+
+    async def aclose(self) -> None:
+        """Closes the connections; a later request opens new ones."""
+        session, self._session = self._session, None
+        if session:
+            with anyio.move_on_after(5, shield=True):
+                await session.aclose()
+
+    async def _logged_in(self, call: Call) -> Response:
+        endpoint = await self.endpoint(call.claim.registry, call.claim.what)
+        logins = 0
+        while True:
+            header = await self._auth.header(call.claim)
+            response = await self._redirected(call, endpoint, header)
+            if response.status != 401 or origin(response.url) != origin(endpoint.base) or logins == _LOGINS:
+                return response
+            logins += 1
+            try:
+                challenges = parse_challenges(response.headers.all("www-authenticate"))
+                await response.head(ERROR_BODY_LIMIT)
+            finally:
+                response.close()
+            await self._auth.renew(call.claim, challenges, header)
+
+    async def _redirected(self, call: Call, endpoint: Endpoint, header: str | None) -> Response:
+        url = follow(endpoint.base + "/", call.url, endpoint)
+        for _ in range(_REDIRECTS):
+            response = await self._send(call, endpoint, url, header)
+            repeats = response.status in (307, 308) or (response.status in (301, 302, 303) and call.method in ("GET", "HEAD"))
+            location = response.headers.get("location")
+            if not repeats or not location or response.status in call.expected:
+                return response
+            response.close()
+            url = follow(url, location, endpoint)
+        raise RegistryError(f"registry {call.claim.registry} redirects in circles ({call.claim.what})")
+
+    async def _send(self, call: Call, endpoint: Endpoint, url: str, header: str | None) -> Response:
+        session = await self._open_session()
+        own = origin(url) == origin(endpoint.base)
+        if not own and call.body and url.startswith("http:") and endpoint.scheme == "https" and endpoint.verify:
+            raise RegistryError(f"registry {call.claim.registry} wants the upload sent unencrypted to another host "
+                                f"({call.claim.what})")
+        headers = {**call.headers, "Authorization": header} if own and header else call.headers
+        verify = endpoint.verify if own else self._verifies(origin(url)[1])
+        return await session.send(_request(call, url, headers, verify))
+
+    def _verifies(self, host: str) -> bool:
+        return endpoints(host, self._insecure)[0].verify
+
+    async def _refused(self, call: Call, response: Response) -> RegistryError:
+        body = await response.head(ERROR_BODY_LIMIT)
+        registry, what, status = call.claim.registry, call.claim.what, response.status
+        endpoint = self._settled[registry]
+        if origin(response.url) != origin(endpoint.base) and status in (400, 401, 403, 404) and call.method == "GET":
+            # A signed URL of the storage behind the registry, expired or not yet known there: the registry makes a new one.
+            return TransientError(f"registry {registry}: its storage at {origin(response.url)[1]} answered {status} ({what})",
+                                  status=status)
+        return refusal(registry, what, status, response.headers, body, self.clock.wall())
+
+    async def _probe(self, registry: str, ways: tuple[Endpoint, ...], what: str) -> Endpoint:
+        """The first way in which a registry answers at all."""
+        failure: RegistryError | None = None
+        session = await self._open_session()
+        asking = Claim(registry, "", frozenset(), what)
+        for way in ways:
+            call = Call("GET", "/v2/", asking)
+            try:
+                response = await session.send(_request(call, f"{way.base}/v2/", {}, way.verify))
+            except RegistryError as error:
+                failure = failure or error
+                continue
+            try:
+                body = await response.head(ERROR_BODY_LIMIT)
+                if way.scheme == "http" and speaks_tls(response.status, body):
+                    continue
+            finally:
+                response.close()
+            return way
+        raise failure or RegistryError(f"registry {registry} speaks neither http nor https ({what})")
+
+    async def _ask_tokens(self, asking: Claim, method: str, url: str, headers: Mapping[str, str],
+                          body: bytes | None) -> Answer:
+        """A request to a token service: like `fetch`, but not logged in, not redirected, and any final answer is one."""
+        session = await self._open_session()
+        attempts = self.attempts()
+        own = self._settled.get(asking.registry)
+        host = origin(url)[1]
+        verify = own.verify if own and origin(own.base)[1] == host else self._verifies(host)
+        call = Call(method, url, asking, body=body)
+        while True:
+            try:
+                response = await session.send(_request(call, url, headers, verify))
+                try:
+                    answer = Answer(response.status, response.headers, await response.read(4 * ERROR_BODY_LIMIT), url)
+                finally:
+                    response.close()
+                if answer.status not in TRANSIENT_STATUSES:
+                    return answer
+                raise refusal(asking.registry, f"its token service, for {asking.what}", answer.status, answer.headers,
+                              answer.body, self.clock.wall())
+            except TransientError as error:
+                await attempts.pause(error)
+
+    async def _open_session(self) -> Session:
+        if self._session is None:
+            async with self._opening:
+                if self._session is None:
+                    module = await to_thread.run_sync(_import_session)
+                    self._session = module(self._user_agent, self._ca_file, self._timeouts, self._environment)
+        return self._session
+
+
+def _import_session() -> type[Session]:
+    from engine.registry.session import Session
+
+    return Session
+
+
+def _request(call: Call, url: str, headers: Mapping[str, str], verify: bool) -> Request:
+    return Request(call.method, url, call.claim.registry, call.claim.what, headers, call.body, verify)
