@@ -1,0 +1,132 @@
+"""The corpus as fixtures: base images in a registry, and a builder for each way of isolating and of taking snapshots."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+
+def load(name: str) -> ModuleType:
+    """A module of the corpus, which is written to be run from its own folder."""
+    known = sys.modules.get(name)
+    if known is not None and Path(str(known.__file__)).parent == HERE:
+        return known
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Corpus:
+    """The cases, their bases in a registry, and what BuildKit made of them."""
+
+    def __init__(self, work: Path, registry: str) -> None:
+        self.bases, self.image, self.run = load("bases"), load("image"), load("run")
+        self.bases.REG = self.run.REG = f"{registry}/conf"
+        self.run.WORK = work
+        self.work = work
+        folders = self.bases.build(work / "bases")
+        self.bases.push(work / "bases")
+        known = {name: self.image.load(folder, platform) for name, (folder, platform) in folders.items()}
+        self.known = {"scratch": self.image.Image({}, [])} | known
+
+    def differences(self, name: str, command: list[str], flags: list[str], state: Path, env: dict[str, str]) -> list[str]:
+        """Builds a case and compares it with what BuildKit made of it; the lines say where they differ."""
+        case = self.run.Case(name, json.loads((HERE / "cases" / name / "case.json").read_text()))
+        want = json.loads(case.oracle.read_text())
+        got = self._build(case, command, flags, state, want.get("base", "scratch"), env)
+        lines: list[str] = self.run.judge(case, want, got)
+        return lines if not lines or got["ok"] else [*lines, got["log"][-2000:]]
+
+    def _build(self, case: Any, command: list[str], flags: list[str], state: Path, base: str,
+               env: dict[str, str]) -> dict[str, Any]:
+        job = self.run.prepare(case)
+        arguments = [
+            *command, "build", *flags, "--progress=plain", "--no-cache", f"--state-dir={state}", f"--file={job.dockerfile}",
+            *(f"--build-arg={k}={v}" for k, v in job.args.items()), *(f"--secret=id={k},src={v}" for k, v in job.secrets.items()),
+            *([f"--target={job.target}"] if job.target else []), *([f"--platform={job.platform}"] if job.platform else []),
+            f"--output=type=oci,dest={job.out},tar=false", str(job.ctx),
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, env=env)
+            log = (done.stdout + done.stderr).decode(errors="replace")
+            if done.returncode:
+                return {"ok": False, "error": self.run.tidy(self.run.first_error(log), job), "log": log}
+            image = self.image.load(job.out, job.platform)
+            spec = case.spec
+            described = self.image.describe(image, self.known[base], spec.get("mtime_paths", ()), spec.get("hardlinks", True))
+            return {"ok": True, "base": base, **described, "log": log}
+        finally:
+            self.run.wipe(job.dir)
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Path]:
+    """A folder in memory where there is some."""
+    memory = Path("/dev/shm")
+    path = Path(tempfile.mkdtemp(prefix="aniko-conformance-", dir=memory if memory.is_dir() else None))
+    path.chmod(0o755)
+    yield path
+    subprocess.run(["rm", "-rf", "--one-file-system", str(path)], check=False)
+
+
+@pytest.fixture(scope="session")
+def registry(scratch: Path) -> Iterator[str]:
+    """A registry of Debian's on the loopback, on a port of its own."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        pytest.fail("docker-registry is not installed: run scripts/install --tests")
+    config = scratch / "registry.yml"
+    config.write_text("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
+                      f"storage: {{filesystem: {{rootdirectory: {scratch}/registry}}, delete: {{enabled: true}}}}\n"
+                      "http: {addr: 127.0.0.1:0}\n")  # fmt: skip
+    process, address = start_registry(program, config)
+    yield address
+    process.terminate()
+    process.wait()
+
+
+def start_registry(program: str, config: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """Starts docker-registry on a free port, which it is told: it does not say which one it took."""
+    import socket
+    import time
+    import urllib.request
+
+    for _ in range(20):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        config.write_text(config.read_text().replace("127.0.0.1:0", address))
+        process = subprocess.Popen([program, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(f"http://{address}/v2/", timeout=1).close()
+                return process, address
+            except OSError:
+                time.sleep(0.02)
+        config.write_text(config.read_text().replace(address, "127.0.0.1:0"))
+        process.kill()
+        process.wait()
+    raise RuntimeError("docker-registry does not start")
+
+
+@pytest.fixture(scope="session")
+def corpus(scratch: Path, registry: str) -> Corpus:
+    """The corpus, ready to be built."""
+    (scratch / "work").mkdir(exist_ok=True)
+    return Corpus(scratch / "work", registry)
