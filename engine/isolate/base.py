@@ -4,7 +4,7 @@ that runs it, so they hold standard types only."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Union
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class DirectoryRoot:
     path: str
 
 
-Root = Union[OverlayRoot, DirectoryRoot]
+Root = OverlayRoot | DirectoryRoot
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class SocketMount:
     gid: int = 0
 
 
-Mount = Union[BindMount, TmpfsMount, FileMount, SocketMount]
+Mount = BindMount | TmpfsMount | FileMount | SocketMount
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,5 +126,7 @@ class Environment:
     isolation: Literal["userns", "chroot"] | None
     snapshots: Literal["overlay", "walk"]
     ids: IdMap
+    xattrs: Literal["trusted", "user"] = "user"
+    """The extended attributes that overlayfs keeps its marks in: `trusted.overlay.*`, or `user.overlay.*`."""
     reasons: tuple[str, ...] = ()
     """One sentence for each choice, for people: `userns: root, all ids mapped` or `userns: not possible: …`."""

@@ -1,0 +1,145 @@
+"""Paths inside a root that nobody trusts: resolving them without leaving it, and making what a mount needs to stand on.
+
+A root's symlinks may point anywhere and its directories may change under our feet (another step shares a cache mount), so a
+path is walked one component at a time with directory descriptors, links are expanded by hand, and `..` never climbs above
+the root. This is openat2(2)'s RESOLVE_IN_ROOT, which old kernels and strict seccomp filters do not have and which cannot
+create what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from errno import ELOOP, ENOENT, ENOTDIR
+
+_MAX_LINKS = 255
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ANY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(slots=True)
+class _Made:
+    """A name that was created in an open directory, and that directory's times before and just after."""
+
+    directory: int
+    name: bytes
+    is_dir: bool
+    before: tuple[int, int]
+    after: tuple[int, int]
+
+
+def _times(fd: int) -> tuple[int, int]:
+    found = os.stat(f"/proc/self/fd/{fd}")
+    return found.st_atime_ns, found.st_mtime_ns
+
+
+def _set_times(fd: int, times: tuple[int, int]) -> None:
+    os.utime(f"/proc/self/fd/{fd}", ns=times)
+
+
+class Confined:
+    """Opens and creates paths below a root directory, and takes back what it created."""
+
+    def __init__(self, root: str | int) -> None:
+        self._root = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if isinstance(root, str) else root
+        self._made: list[_Made] = []
+
+    def fileno(self) -> int:
+        """The descriptor of the root."""
+        return self._root
+
+    def open(self, path: str | bytes) -> int:
+        """An O_PATH descriptor of what a path leads to, links followed inside the root; raises `OSError`."""
+        return self._walk(os.fsencode(path), None, keep=False)
+
+    def open_or_make(self, path: str | bytes, *, directory: bool, keep: bool = False) -> int:
+        """Like `open`, but creates what is missing: directories of mode 0755, and a directory or an empty file at the end.
+        `remove_made` takes it away again unless `keep`."""
+        return self._walk(os.fsencode(path), directory, keep=keep)
+
+    def place(self, path: str | bytes) -> tuple[int, bytes]:
+        """The open directory and the name in it that a path leads to, directories created when missing and links followed,
+        whether or not there is something of that name."""
+        fd = self._walk(os.fsencode(path), True, keep=False, last=True)
+        return fd, self._last
+
+    def _walk(self, path: bytes, make: bool | None, *, keep: bool, last: bool = False) -> int:
+        """Walks `path`. `make`: None creates nothing, True a directory, False a file. With `last` it stops at the directory
+        that holds the last component, whose name is left in `_last`."""
+        stack = [os.dup(self._root)]
+        todo = [part for part in reversed(path.split(b"/")) if part not in (b"", b".")]
+        links = 0
+        try:
+            while todo:
+                name = todo.pop()
+                if name == b"..":
+                    if len(stack) > 1:
+                        os.close(stack.pop())
+                    continue
+                here = stack[-1]
+                try:
+                    found = os.stat(name, dir_fd=here, follow_symlinks=False)
+                except FileNotFoundError:
+                    if last and not todo:
+                        break
+                    if make is None:
+                        raise
+                    self._make(here, name, directory=make or bool(todo), keep=keep)
+                    found = os.stat(name, dir_fd=here, follow_symlinks=False)
+                if stat.S_ISLNK(found.st_mode):
+                    links += 1
+                    if links > _MAX_LINKS:
+                        raise OSError(ELOOP, f"{os.fsdecode(path)}: too many symbolic links")
+                    text = os.readlink(name, dir_fd=here)
+                    if text.startswith(b"/"):
+                        while len(stack) > 1:
+                            os.close(stack.pop())
+                    todo += [part for part in reversed(text.split(b"/")) if part not in (b"", b".")]
+                    continue
+                if last and not todo:
+                    break
+                if todo and not stat.S_ISDIR(found.st_mode):
+                    raise OSError(ENOTDIR, f"{os.fsdecode(path)}: {os.fsdecode(name)} is not a directory")
+                stack.append(os.open(name, _DIRECTORY if todo else _ANY, dir_fd=here))
+            else:
+                name = b""
+            if last:
+                if not name:
+                    raise OSError(ENOENT, f"{os.fsdecode(path)}: names the root")
+                self._last = name
+            return stack.pop()
+        finally:
+            for fd in stack:
+                os.close(fd)
+
+    def _make(self, here: int, name: bytes, *, directory: bool, keep: bool) -> None:
+        before = _times(here)
+        if directory:
+            os.mkdir(name, 0o755, dir_fd=here)
+            os.chmod(name, 0o755, dir_fd=here)
+        else:
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=here))
+        if not keep:
+            self._made.append(_Made(os.dup(here), name, directory, before, _times(here)))
+
+    def remove_made(self) -> None:
+        """Removes what was created and is still empty, newest first. A directory that nothing else was done in gets its times
+        back from before; otherwise it keeps those that the command gave it."""
+        while self._made:
+            made = self._made.pop()
+            try:
+                now = _times(made.directory)
+                if made.is_dir:
+                    os.rmdir(made.name, dir_fd=made.directory)
+                elif os.stat(made.name, dir_fd=made.directory, follow_symlinks=False).st_size == 0:
+                    os.unlink(made.name, dir_fd=made.directory)
+                _set_times(made.directory, made.before if now[1] == made.after[1] else now)
+            except OSError:
+                pass  # not empty any more, or gone: then it is the command's
+            finally:
+                os.close(made.directory)
+
+    def close(self) -> None:
+        """Closes the root."""
+        os.close(self._root)

@@ -1,0 +1,286 @@
+"""What this machine, user and container let us do. Nothing is guessed from versions: each thing is tried, in the way it will be
+used, and what was refused is explained as far as the kernel lets one know.
+
+The order of preference is: namespaces as root with CAP_SYS_ADMIN (no user namespace: see `userns`); namespaces within a user
+namespace, with all ids for root, subordinate ids or a single one for others; `chroot` for root; nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from errno import EINVAL, ENOSPC, ENOSYS, EPERM, EUSERS
+from typing import Literal
+
+from engine.errors import EngineError, IsolationError
+from engine.isolate import idmap, syscalls
+from engine.isolate.base import Environment, IdMap
+from engine.isolate.idmap import MapError, Maps
+from engine.isolate.overlay import Xattrs, mount_overlay
+
+_CAP_SYS_ADMIN = 1 << 21
+_CAP_SYS_CHROOT = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the settings ask for. `scratch` is an existing directory on the filesystem that roots will be on."""
+
+    isolation: Literal["auto", "userns", "chroot"]
+    snapshots: Literal["auto", "overlay", "walk"]
+    scratch: str
+
+
+def enter(wishes: Wishes) -> Environment:
+    """Puts the caller into the best environment that can be had, and says which it is. Raises `IsolationError` if the settings
+    insist on one that is not possible.
+
+    The caller must have a single thread. Where a user namespace is needed this returns in a child of the caller; the caller
+    itself waits for that child's end and ends with it.
+    """
+    reasons: list[str] = []
+    if wishes.isolation != "chroot":
+        for attempt in (_as_root, _in_user_namespace):
+            environment = attempt(wishes, reasons)
+            if environment:
+                return environment
+        if wishes.isolation == "userns":
+            raise IsolationError("isolation userns is not possible: " + "; ".join(reasons),
+                                 hint=_hint(reasons) or "--isolation chroot works for root, in a container for example")
+    if wishes.snapshots == "overlay":
+        raise IsolationError("overlay snapshots need isolation userns" + "".join(f"; {reason}" for reason in reasons),
+                             hint=_hint(reasons))
+    if os.geteuid() == 0 and syscalls.capabilities() & _CAP_SYS_CHROOT:
+        said = (*reasons, "isolation: chroot (nothing mounted; processes are not hidden from each other)", "snapshots: walk")
+        return Environment("chroot", "walk", IdMap("identity"), reasons=said)
+    lacking = "not root" if os.geteuid() else "no CAP_SYS_CHROOT"
+    if wishes.isolation == "chroot":
+        raise IsolationError(f"isolation chroot is not possible: {lacking}", hint="use --isolation userns, or be root")
+    said = (*reasons, f"isolation: chroot is not possible: {lacking}", "isolation: none, so RUN is not possible")
+    return Environment(None, "walk", IdMap("identity" if os.geteuid() == 0 else "none"), reasons=said)
+
+
+def _as_root(wishes: Wishes, reasons: list[str]) -> Environment | None:
+    if os.geteuid() != 0:
+        return None
+    if not syscalls.capabilities() & _CAP_SYS_ADMIN:
+        reasons.append("isolation: root, but without CAP_SYS_ADMIN")
+        return None
+    try:
+        _own_mounts()
+    except OSError as error:
+        reasons.append(f"isolation: root with CAP_SYS_ADMIN, but namespaces cannot be made: {error}")
+        return None
+    reasons.append("isolation: userns (root: mount, pid, ipc, uts namespaces; all ids)")
+    return _with_snapshots(wishes, reasons, IdMap("identity"), ("trusted", "user"))
+
+
+def _in_user_namespace(wishes: Wishes, reasons: list[str]) -> Environment | None:
+    uid, gid = os.geteuid(), os.getegid()
+    attempts: list[Maps] = []
+    if uid == 0:
+        attempts.append(idmap.identity())
+    else:
+        found = idmap.subordinate(uid, gid, idmap.user_name(uid))
+        if isinstance(found, Maps):
+            attempts.append(found)
+        else:
+            reasons.append(f"isolation: only one id: {found}")
+        attempts.append(idmap.single(uid, gid))
+    for maps in attempts:
+        environment = _fork_into(maps, lambda maps=maps: _inside(wishes, reasons, maps), reasons)
+        if environment:
+            return environment
+    return None
+
+
+def _inside(wishes: Wishes, reasons: list[str], maps: Maps) -> Environment:
+    """In the new user namespace, its maps written."""
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    try:
+        _own_mounts()
+    except OSError as error:
+        raise MapError(f"the user namespace has no privileges: {error.strerror}; {_denial()}") from error
+    if os.geteuid() == 0 and maps.writer == "direct" and maps.count > 1:
+        ids, text = IdMap("identity"), "all ids"
+        os.setgroups([])
+    elif maps.count > 1:
+        ids, text = IdMap("subids", maps.count), f"ids through newuidmap: {maps.count}"
+        os.setgroups([])
+    else:
+        ids, text = IdMap("single"), "one id"
+    reasons.append(f"isolation: userns (user, mount, pid, ipc, uts namespaces; {text})")
+    return _with_snapshots(wishes, reasons, ids, ("user",))
+
+
+def _fork_into(maps: Maps, inside: Callable[[], Environment], reasons: list[str]) -> Environment | None:
+    """Forks a child into a new user namespace. Returns in the child what `inside` does there; in the caller only if that was
+    not possible, with the reason added to `reasons`. When it was, the caller stays behind as the one that waits."""
+    asked, ask = os.pipe2(os.O_CLOEXEC)
+    answered, answer = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        os.close(asked)
+        os.close(answer)
+        try:
+            environment = _forked(ask, answered, inside)
+        except EngineError:  # what the settings insist on is not possible here, nor anywhere else
+            os.write(ask, b"+")
+            raise
+        except BaseException as error:
+            with suppress(OSError):
+                os.write(ask, f"E{error}".encode())
+            os._exit(1)
+        os.write(ask, b"+")
+        os.close(ask)
+        return environment
+    os.close(ask)
+    os.close(answered)
+    said = os.read(asked, 4096)
+    if said == b"U":
+        try:
+            maps.write(child)
+            os.write(answer, b"+")
+            said = os.read(asked, 4096)
+        except MapError as error:
+            said = f"E{error}".encode()
+    os.close(answer)
+    os.close(asked)
+    if said == b"+":
+        _stay_behind(child)
+    os.waitpid(child, 0)
+    reasons.append("isolation: userns is not possible: " + said[1:].decode(errors="replace"))
+    return None
+
+
+def _forked(ask: int, answered: int, inside: Callable[[], Environment]) -> Environment:
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+    except OSError as error:
+        raise MapError(_explain(error)) from error
+    os.write(ask, b"U")
+    if not os.read(answered, 1):
+        raise MapError("the id maps could not be written")
+    try:
+        environment = inside()
+    finally:
+        os.close(answered)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    return environment
+
+
+def _stay_behind(child: int) -> None:
+    os.closerange(0, 1 << 16)
+    status = os.waitpid(child, 0)[1]
+    os._exit(max(0, os.waitstatus_to_exitcode(status)))
+
+
+def _own_mounts() -> None:
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+
+
+def _explain(error: OSError) -> str:
+    """Why a user namespace was refused."""
+    if error.errno in (ENOSPC, EUSERS):
+        if _sysctl("user/max_user_namespaces") == "0":
+            return "max_user_namespaces is 0"
+        return "the limit of user namespaces is reached (/proc/sys/user/max_user_namespaces)"
+    if error.errno in (ENOSYS, EINVAL):
+        return "this kernel has no user namespaces"
+    if error.errno == EPERM:
+        return _denial()
+    return f"unshare: {error.strerror}"
+
+
+def _denial() -> str:
+    if _sysctl("kernel/unprivileged_userns_clone") == "0":
+        return "/proc/sys/kernel/unprivileged_userns_clone is 0"
+    if _sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1":
+        return "/proc/sys/kernel/apparmor_restrict_unprivileged_userns is 1"
+    with suppress(OSError), open("/proc/self/status") as file:
+        if "\nSeccomp:\t2" in file.read():
+            return "seccomp forbids it (the container's profile)"
+    with suppress(OSError):
+        root, first = os.stat("/"), os.stat("/proc/1/root/.")
+        if (root.st_dev, root.st_ino) != (first.st_dev, first.st_ino):
+            return "this process is in a chroot"
+    return "the kernel refuses it (a security module, or a chroot)"
+
+
+def _sysctl(name: str) -> str | None:
+    try:
+        with open(f"/proc/sys/{name}") as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def _hint(reasons: list[str]) -> str | None:
+    text = " ".join(reasons)
+    if "apparmor_restrict" in text:
+        return "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+    if "unprivileged_userns_clone" in text:
+        return "sysctl -w kernel.unprivileged_userns_clone=1"
+    if "max_user_namespaces" in text:
+        return "sysctl -w user.max_user_namespaces=10000"
+    if "seccomp" in text:
+        return "run the container with --security-opt seccomp=unconfined, or use --isolation chroot"
+    return None
+
+
+def _with_snapshots(wishes: Wishes, reasons: list[str], ids: IdMap, kinds: tuple[Xattrs, ...]) -> Environment:
+    refused = "the settings say so"
+    if wishes.snapshots != "walk":
+        for xattrs in kinds:
+            refused = _try_overlay(wishes.scratch, xattrs)
+            if not refused:
+                said = (*reasons, f"snapshots: overlay ({xattrs} attributes)")
+                return Environment("userns", "overlay", ids, xattrs, said)
+        if wishes.snapshots == "overlay":
+            raise IsolationError(f"overlay snapshots are not possible: {refused}",
+                                 hint="put the state directory on another filesystem, or use walk snapshots")
+    said = (*reasons, f"snapshots: walk (overlay: {refused})")
+    return Environment("userns", "walk", ids, reasons=said)
+
+
+def _try_overlay(scratch: str, xattrs: Xattrs) -> str:
+    """Why an overlay with its upper directory on this filesystem does not work; empty if it does."""
+    top = f"{scratch}/probe-{os.getpid()}"
+    names = [f"{top}/{name}" for name in ("lower", "upper", "work", "merged")]
+    lower, upper, work, merged = names
+    try:
+        os.mkdir(top, 0o700)
+        for name in names:
+            os.mkdir(name)
+        os.mkdir(f"{lower}/directory")
+        os.close(os.open(f"{lower}/file", os.O_CREAT | os.O_WRONLY, 0o600))
+        mount_overlay((lower,), upper, work, merged, xattrs)
+        try:
+            os.unlink(f"{merged}/file")  # makes a whiteout
+            os.rmdir(f"{merged}/directory")
+            os.mkdir(f"{merged}/directory")  # makes an opaque directory
+            os.getxattr(f"{upper}/directory", f"{xattrs}.overlay.opaque")
+        finally:
+            syscalls.unmount(merged)
+    except OSError as error:
+        return error.strerror if error.strerror and ":" in error.strerror else f"overlay: {error.strerror}"
+    finally:
+        _remove(top)
+    return ""
+
+
+def _remove(path: str) -> None:
+    with suppress(OSError):
+        if os.path.isdir(path) and not os.path.islink(path):
+            os.chmod(path, 0o700)  # overlayfs leaves a directory of mode 0
+            for name in os.listdir(path):
+                _remove(f"{path}/{name}")
+            os.rmdir(path)
+        else:
+            os.unlink(path)
+

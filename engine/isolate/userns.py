@@ -1,0 +1,129 @@
+"""RUN in namespaces: mount, pid, ipc, uts and, for `network none`, net; the user namespace is the fork server's, if it has one.
+
+Two processes do it. The *supervisor* (one for each run, forked from the fork server) mounts root, devices and the spec's
+mounts in a mount namespace of its own, and stays outside the root. Its *child*, process 1 of the new pid namespace, clones
+that mount namespace, mounts /proc, makes the root its root, gives up privileges and becomes the command. When the command
+ends, or the control socket closes, the kernel ends everything in the pid namespace; then the supervisor detaches the mounts
+and takes away the mount points it had to create, through directories it has held open. What it could not do dies with it:
+there is no state outside its namespaces but the root itself.
+
+Root with CAP_SYS_ADMIN takes part without a user namespace, as in docker: in one, even of all ids, mknod is refused, and an
+image is nothing that could hurt with `nodev` on every mount and docker's capabilities.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pickle
+import signal
+import socket
+import struct
+from contextlib import suppress
+
+from engine.errors import EngineError, IsolationError
+from engine.isolate import process, syscalls, system
+from engine.isolate.base import IdMap, RunSpec
+from engine.isolate.host import Host, Streams
+from engine.isolate.mounts import Mounts
+from engine.isolate.supervise import Watch
+
+_NAMESPACES = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
+
+
+def supervise(spec: RunSpec, host: Host, streams: Streams) -> int:
+    """Runs the command to its end and returns its exit code. For a process that is made for it. Raises `EngineError` if the
+    command cannot be started and that is not its own fault."""
+    ids = host.environment.ids
+    if reason := process.unmapped(spec, ids):
+        raise IsolationError(reason, hint="ask for subordinate ids in /etc/subuid and /etc/subgid "
+                                          "(usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER)")
+    watch = Watch(streams.control)
+    _enter(spec)
+    mounts = Mounts(host)
+    try:
+        try:
+            mounts.make(spec, watch)
+            syscalls.unshare(syscalls.CLONE_NEWPID)
+        except OSError as error:
+            raise IsolationError(f"the root cannot be set up: {error}") from error
+        return _run(spec, ids, streams, mounts.root, watch)
+    finally:
+        mounts.remove()
+
+
+def _enter(spec: RunSpec) -> None:
+    try:
+        syscalls.unshare(_NAMESPACES | (syscalls.CLONE_NEWNET if spec.network == "none" else 0))
+    except OSError as error:
+        raise IsolationError(f"namespaces cannot be made: {error.strerror}",
+                             hint="see /proc/sys/user/max_*_namespaces") from error
+    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    syscalls.sethostname(os.fsencode(spec.hostname)[:64])
+    if spec.network == "none":
+        _loopback_up()
+
+
+def _loopback_up() -> None:
+    """The one network device of a new namespace is down; programs expect it up (SIOCSIFFLAGS: IFF_UP | IFF_RUNNING)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control, suppress(OSError):
+        fcntl.ioctl(control, 0x8914, struct.pack("16sH14s", b"lo", 0x41, b""))
+
+
+def _run(spec: RunSpec, ids: IdMap, streams: Streams, root: str, watch: Watch) -> int:
+    failed, failure = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        _child(spec, ids, streams, root, failure)
+    os.close(failure)
+    status = watch.wait(pid, lambda: os.kill(pid, signal.SIGKILL))
+    with open(failed, "rb") as pipe:
+        said = pipe.read()
+    if said:
+        error = pickle.loads(said)
+        if not isinstance(error, process.CommandError):
+            raise error
+        os.write(streams.stderr, os.fsencode(error.message) + b"\n")
+        return error.status
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _child(spec: RunSpec, ids: IdMap, streams: Streams, root: str, failure: int) -> None:
+    """Becomes the command, or says on `failure` why not, and ends."""
+    try:
+        try:
+            signal.set_wakeup_fd(-1)
+            process.standard_streams(streams.stdin, streams.stdout, streams.stderr)
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            system.mount_proc(root)
+            _make_root(root)
+            system.protect()
+        except OSError as error:
+            raise IsolationError(f"the root cannot be entered: {error}") from error
+        try:
+            os.chdir(spec.cwd)
+        except OSError as error:
+            raise process.CommandError(f'chdir to "{spec.cwd}": {(error.strerror or "").lower()}',
+                                       process.NOT_EXECUTABLE) from error
+        process.become(spec, ids)
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        process.execute(spec)
+    except (EngineError, process.CommandError) as error:
+        os.write(failure, pickle.dumps(error))
+    except BaseException as error:
+        os.write(failure, pickle.dumps(RuntimeError(f"{type(error).__name__} in the child: {error}")))
+    finally:
+        os._exit(255)
+
+
+def _make_root(path: str) -> None:
+    os.chdir(path)
+    try:
+        syscalls.pivot_root(".", ".")
+        syscalls.unmount(".")
+    except OSError:  # the host runs from its initial ramdisk, which cannot be put away
+        syscalls.mount(path, "/", None, syscalls.MS_MOVE)
+        os.chroot(".")
+    os.chdir("/")

@@ -1,0 +1,149 @@
+"""The fork server: the one process of an engine that workers and RUN supervisors are forked from.
+
+It imports nothing with threads (a process that has some can't make a user namespace), enters the best environment there is
+(`engine.isolate.probe`), and then forks on request; a fork of this small process costs a millisecond or two, where a fresh
+interpreter costs fifty. It answers every request at once and never waits for what it has forked, except at the end: when the
+event-loop process closes the channel, or is killed, the workers are killed, the supervisors (whose control sockets have
+closed too) end their commands, and the fork server goes last.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterable
+
+from engine.isolate import syscalls
+from engine.isolate.base import Environment, RunSpec
+from engine.isolate.host import Host, Streams
+from engine.isolate.probe import Wishes, enter
+from engine.workers import wire
+
+
+def main() -> None:
+    """Serves the channel on descriptor 0 until it ends."""
+    channel = socket.socket(fileno=os.dup(0))
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.umask(0o022)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's interrupt is the event-loop process's to handle
+    try:
+        (wishes, path), _ = wire.receive(channel)
+        environment = enter(wishes)
+    except Exception as error:
+        wire.send(channel, (False, error))
+        return
+    wire.send(channel, (True, environment))
+    sys.path[:] = path
+    gc.freeze()
+    ForkServer(channel, environment, wishes).serve()
+
+
+class ForkServer:
+    """The state of the process: its children."""
+
+    def __init__(self, channel: socket.socket, environment: Environment, wishes: Wishes) -> None:
+        self._channel = channel
+        self._host = Host(environment, wishes.scratch)
+        self._workers: set[int] = set()
+        self._supervisors: set[int] = set()
+        self._dying: set[int] = set()
+
+    def serve(self) -> None:
+        """Answers requests until there are no more."""
+        while True:
+            try:
+                request, fds = wire.receive(self._channel)
+            except EOFError:
+                break
+            try:
+                answer: tuple[bool, object] = (True, self._do(request, fds))
+            except OSError as error:
+                answer = (False, error)
+            for fd in fds:
+                os.close(fd)
+            self._reap()
+            wire.send(self._channel, answer)
+        for pid in self._workers:
+            os.kill(pid, signal.SIGKILL)
+        for pid in self._workers | self._supervisors | self._dying:
+            os.waitpid(pid, 0)
+
+    def _do(self, request: tuple[str, object], fds: list[int]) -> int | None:
+        match request:
+            case ("worker", None):
+                pid = self._fork(fds, lambda: _work(fds[0]))
+                self._workers.add(pid)
+                return pid
+            case ("run", RunSpec() as spec):
+                pid = self._fork(fds, lambda: _supervise(spec, self._host, Streams(*fds)))
+                self._supervisors.add(pid)
+                return pid
+            case ("end", int(pid)):
+                return self._end(pid)
+        raise ValueError(f"unknown request {request!r}")
+
+    def _fork(self, keep: Iterable[int], what: Callable[[], None]) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            self._channel.close()
+            _close_others(keep)
+            what()
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(0)
+
+    def _end(self, pid: int) -> int | None:
+        """Kills a child unless it has ended already, and returns its wait status in that case."""
+        if pid in self._workers | self._supervisors:
+            self._workers.discard(pid)
+            self._supervisors.discard(pid)
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return status
+            os.kill(pid, signal.SIGKILL)
+            self._dying.add(pid)
+        return None
+
+    def _reap(self) -> None:
+        for pid in list(self._dying):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                self._dying.discard(pid)
+
+
+def _close_others(keep: Iterable[int]) -> None:
+    last = 2
+    for fd in sorted(keep):
+        os.closerange(last + 1, fd)
+        last = fd
+    os.closerange(last + 1, 1 << 16)
+
+
+def _work(fd: int) -> None:
+    from engine.workers import jobs
+
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    jobs.serve(socket.socket(fileno=fd))
+
+
+def _supervise(spec: RunSpec, host: Host, streams: Streams) -> None:
+    if host.environment.isolation == "chroot":
+        from engine.isolate.chroot import supervise
+    else:
+        from engine.isolate.userns import supervise
+    control = socket.socket(fileno=os.dup(streams.control))
+    try:
+        answer: tuple[bool, object] = (True, supervise(spec, host, streams))
+    except Exception as error:
+        answer = (False, error)
+    try:
+        wire.send(control, answer)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # nobody waits any more
