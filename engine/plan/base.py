@@ -1,13 +1,13 @@
 """The plan: a graph of steps, as values. Everything here is known before any layer byte is.
 
-A *state* is a root filesystem at some point of the graph, and is named by the vertex that leads to it: an image that is pulled, a
-step that runs, or `SCRATCH`. A step has one parent state, on which it works, and other states (or the contexts) it reads from.
+A *state* is a root filesystem at some point of the graph, and is named by the vertex that leads to it: an image that is
+pulled, a step that runs, or `SCRATCH`. A step has one parent state, on which it works, and other states (or the contexts)
+it reads from.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Union
 
 from engine.dockerfile.instructions import Heredoc
 from engine.dockerfile.mounts import MountSpec
@@ -18,6 +18,7 @@ from engine.image.reference import Reference
 
 StateId = str
 SCRATCH: StateId = "scratch"
+_NOWHERE = Location(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class WorkdirOp:
     user: str
 
 
-Op = Union[RunOp, CopyOp, WorkdirOp]
+Op = RunOp | CopyOp | WorkdirOp
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Step:
     op: Op
     parent: StateId
     platform: Platform
-    location: Location = Location(0, 0)
+    location: Location = field(default=_NOWHERE, compare=False)
     no_cache: bool = False
 
     @property

@@ -20,7 +20,16 @@ from engine.image.reference import Reference
 from engine.plan.base import SCRATCH, ImageSource, Plan, PlannedHistory, Source, StateId, Step
 from engine.plan.lower import LowerInputs, lower
 from engine.plan.stage import Stage, continue_from, start
-from engine.plan.stages import ImageBase, ScratchBase, StageBase, StageGraph, StageNode, image_reference, inherited_triggers, needed
+from engine.plan.stages import (
+    ImageBase,
+    ScratchBase,
+    StageBase,
+    StageGraph,
+    StageNode,
+    image_reference,
+    inherited_triggers,
+    needed,
+)
 
 ImageKey = tuple[Reference, Platform]
 

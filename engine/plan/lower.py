@@ -154,7 +154,7 @@ def _copy(stage: Stage, copy: Copy, inputs: LowerInputs) -> None:
     chown, chmod = expand(copy.chown), expand(copy.chmod)
     op = CopyOp(sources, destination, stage.workdir, source, heredocs, copy.add, chown, chmod, copy.link, copy.parents,
                 tuple(expand(e) for e in copy.exclude), expand(copy.checksum), copy.keep_git_dir, copy.unpack)  # fmt: skip
-    flags = "".join(f" --{k}={v}" for k, v in (("chown", chown), ("chmod", chmod)) if v) + (" --link" if copy.link else "")
+    flags = "".join(f" --{k}={v}" for k, v in (("chown", chown), ("chmod", chmod)) if v) + (" --parents" if copy.parents else "")
     words = [*sources, *(f"<<{h.name}" for h in heredocs), destination]
     verb = "ADD" if copy.add else "COPY"
     stage.step(op, f"{verb}{flags} {' '.join(words)} # buildkit", copy, no_cache=inputs.no_cache)
@@ -214,13 +214,20 @@ def _healthcheck(stage: Stage, check: HealthcheckInstruction, inputs: LowerInput
     test = check.test
     health = Healthcheck(test, check.interval, check.timeout, check.start_period, check.start_interval, check.retries)
     stage.set(healthcheck=health)
-    times = " ".join(f"{k}:{_seconds(v)}" for k, v in (("Interval", health.interval), ("Timeout", health.timeout),
+    times = " ".join(f"{k}:{_duration(v)}" for k, v in (("Interval", health.interval), ("Timeout", health.timeout),
                      ("StartPeriod", health.start_period), ("StartInterval", health.start_interval)))  # fmt: skip
     stage.note(f"HEALTHCHECK {{Test:[{' '.join(test)}] {times} Retries:{health.retries}}}")
 
 
-def _seconds(nanoseconds: int) -> str:
-    return f"{nanoseconds / 1e9:g}s"
+def _duration(nanoseconds: int) -> str:
+    """A duration as Go prints it: 1m30s, 500ms, 2h0m0s."""
+    if nanoseconds < 10**9:
+        return next((f"{nanoseconds / unit:g}{name}" for unit, name in ((10**6, "ms"), (10**3, "µs"), (1, "ns"))
+                     if nanoseconds >= unit), "0s")  # fmt: skip
+    minutes, seconds = divmod(nanoseconds, 60 * 10**9)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{seconds / 1e9:.9f}".rstrip("0").rstrip(".") + "s"
+    return f"{hours}h{minutes}m{text}" if hours else f"{minutes}m{text}" if minutes else text
 
 
 def _stopsignal(stage: Stage, stop: Stopsignal, inputs: LowerInputs) -> None:

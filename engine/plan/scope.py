@@ -12,7 +12,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 def platform_args(build: Platform, target: Platform, stage: str) -> dict[str, str]:
     """BUILDPLATFORM … TARGETSTAGE: readable in FROM, and in a stage that declares them. `stage` is the target's name."""
-    out = {}
+    out: dict[str, str] = {}
     for prefix, platform in (("BUILD", build), ("TARGET", target)):
         out |= {f"{prefix}PLATFORM": str(platform), f"{prefix}OS": platform.os, f"{prefix}OSVERSION": platform.os_version,
                 f"{prefix}ARCH": platform.architecture, f"{prefix}VARIANT": platform.variant}  # fmt: skip

@@ -6,7 +6,6 @@ import csv
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Union
 
 from engine.dockerfile.expand import expand
 from engine.dockerfile.instructions import Copy, Dockerfile, Instruction, Onbuild, Run, StageBlock
@@ -40,7 +39,7 @@ class ScratchBase:
     """A stage starts from nothing."""
 
 
-Base = Union[StageBase, ImageBase, ScratchBase]
+Base = StageBase | ImageBase | ScratchBase
 
 
 @dataclass(frozen=True, slots=True)
