@@ -1,0 +1,173 @@
+"""From Dockerfiles to plans: the stage graph, variables, what makes a step, and errors with their places."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.dockerfile.parser import parse
+from engine.errors import DockerfileError, EngineError
+from engine.image.config import ImageConfig, RuntimeConfig
+from engine.image.platform import Platform
+from engine.plan.base import SCRATCH, CopyOp, Plan, RunOp, WorkdirOp
+from engine.plan.build import ImageKey, PlanInputs, images_wanted, make_plan
+from engine.plan.stages import GraphInputs, build_graph
+
+AMD64 = Platform("linux", "amd64")
+
+
+def plan(text: str, target: str = "", base: RuntimeConfig | None = None, platform: Platform = AMD64, **args: str) -> Plan:
+    graph = build_graph(parse(text.encode()), GraphInputs(target, args, AMD64, platform, {}))
+    configs: dict[ImageKey, ImageConfig] = {}
+    while wanted := images_wanted(graph, configs):
+        configs |= {key: ImageConfig(key[1], base or RuntimeConfig()) for key in wanted}
+    return make_plan(graph, configs, PlanInputs(args))
+
+
+def runs(made: Plan) -> list[RunOp]:
+    return [s.op for s in made.steps if isinstance(s.op, RunOp)]
+
+
+def environment(made: Plan, n: int = -1) -> dict[str, str]:
+    return dict(runs(made)[n].env)
+
+
+def test_only_what_the_target_needs_is_planned() -> None:
+    made = plan("FROM a AS one\nRUN 1\nFROM b AS two\nRUN 2\nFROM c\nCOPY --from=one /x /y\n")
+    assert [s.id for s in made.steps] == ["0.1", "2.1"]
+    assert {i.name for i in made.images} == {"a", "c"}
+
+
+def test_independent_stages_do_not_need_each_other() -> None:
+    made = plan("FROM scratch AS a\nCOPY x /\nFROM scratch AS b\nCOPY y /\nFROM scratch\nCOPY --from=a / /\nCOPY --from=b / /\n")
+    needs = {s.id: s.needs for s in made.steps}
+    assert needs == {"0.1": (), "1.1": (), "2.1": ("0.1",), "2.2": ("2.1", "1.1")}
+
+
+def test_numbers_and_names_of_any_case_mean_stages() -> None:
+    made = plan("FROM scratch AS Build\nCOPY x /\nFROM scratch\nCOPY --from=BUILD x /1\nCOPY --from=0 x /2\n")
+    sources = [s.op.source.state for s in made.steps if isinstance(s.op, CopyOp) and s.id.startswith("1.")]
+    assert sources == ["0.1", "0.1"]
+
+
+def test_an_unknown_name_is_an_image() -> None:
+    made = plan("FROM scratch\nCOPY --from=busybox:1 /x /\n")
+    assert [str(i.reference) for i in made.images] == ["docker.io/library/busybox:1"]
+
+
+def test_mounts_from_a_stage_make_it_needed() -> None:
+    made = plan("FROM scratch AS tools\nCOPY t /\nFROM base\nRUN --mount=type=bind,from=tools,target=/t t\n")
+    assert made.steps[-1].needs == ("image:0", "0.1")
+
+
+def test_scratch_starts_from_nothing() -> None:
+    made = plan("FROM scratch\nCOPY x /\n")
+    assert (made.steps[0].parent, made.config.config.working_dir) == (SCRATCH, "/")
+
+
+def test_the_last_declaration_of_arg_and_env_wins() -> None:
+    assert environment(plan("FROM b\nENV X=env\nARG X=arg\nRUN true\n"))["X"] == "arg"
+    assert environment(plan("FROM b\nARG X=arg\nENV X=env\nRUN true\n"))["X"] == "env"
+
+
+def test_args_are_seen_by_stages_built_on_theirs_and_not_by_others() -> None:
+    text = "FROM b AS one\nARG V=v\nFROM one\nRUN true\n"
+    assert environment(plan(text))["V"] == "v"
+    assert "V" not in environment(plan("FROM b AS one\nARG V=v\nFROM b\nCOPY --from=one / /\nRUN true\n"))
+
+
+def test_an_arg_without_value_is_not_in_the_environment() -> None:
+    env = environment(plan("FROM b\nARG FOO\nARG BAR=\nRUN env\n"))
+    assert ("FOO" in env, env["BAR"]) == (False, "")
+
+
+def test_pairs_of_one_instruction_see_the_values_before_it() -> None:
+    assert environment(plan("FROM b\nENV a=1\nENV a=2 b=$a\nRUN true\n"))["b"] == "1"
+
+
+def test_global_args_reach_from_and_what_declares_them() -> None:
+    made = plan("ARG base=box\nARG tag=${base}-1\nFROM $base:$tag\nRUN 1\nARG tag\nRUN 2\n")
+    assert made.images[0].name == "box:box-1"
+    assert [environment(made, n).get("tag") for n in (0, 1)] == [None, "box-1"]
+
+
+def test_the_target_stage_has_a_name() -> None:
+    assert environment(plan("FROM b AS foo\nARG TARGETSTAGE\nRUN x\nFROM b\n", target="foo"))["TARGETSTAGE"] == "foo"
+    assert environment(plan("FROM b\nARG TARGETSTAGE\nRUN x\n"))["TARGETSTAGE"] == "default"
+
+
+def test_proxies_reach_run_and_nothing_else() -> None:
+    made = plan("FROM b\nRUN x\n", http_proxy="hp", NO_PROXY="np")
+    assert dict(runs(made)[0].proxies) == {"http_proxy": "hp", "HTTP_PROXY": "hp", "no_proxy": "np", "NO_PROXY": "np"}
+    assert "http_proxy" not in environment(made)
+    assert "proxy" not in made.history[0].created_by.lower()
+
+
+def test_proxies_are_no_part_of_what_a_run_is() -> None:
+    assert runs(plan("FROM b\nRUN x\n", http_proxy="1")) == runs(plan("FROM b\nRUN x\n", http_proxy="2"))
+
+
+def test_workdir_joins_and_root_makes_no_step() -> None:
+    made = plan("FROM b\nWORKDIR /a\nWORKDIR b\nWORKDIR ..\nWORKDIR $unset\nWORKDIR /\n")
+    assert [s.op.path for s in made.steps if isinstance(s.op, WorkdirOp)] == ["/a", "/a/b", "/a", "/a"]
+    assert made.config.config.working_dir == "/"
+
+
+def test_entrypoint_drops_only_an_inherited_cmd() -> None:
+    base = RuntimeConfig(cmd=("base",))
+    assert plan('FROM b\nENTRYPOINT ["e"]\n', base=base).config.config.cmd is None
+    assert plan('FROM b\nCMD ["c"]\nENTRYPOINT ["e"]\n', base=base).config.config.cmd == ("c",)
+
+
+def test_onbuild_of_the_base_runs_first_and_is_gone() -> None:
+    made = plan("FROM b\nRUN own\n", base=RuntimeConfig(on_build=("ENV A=1", "RUN trigger")))
+    assert [op.argv[-1] for op in runs(made)] == ["trigger", "own"]
+    assert environment(made)["A"] == "1"
+    assert made.config.config.on_build == ()
+
+
+def test_onbuild_may_make_a_stage_needed() -> None:
+    text = "FROM b AS tools\nRUN t\nFROM other\n"
+    graph = build_graph(parse(text.encode()), GraphInputs("", {}, AMD64, AMD64, {}))
+    first = images_wanted(graph, {})
+    assert [k[0].familiar for k in first] == ["other:latest"]
+    configs = {k: ImageConfig(AMD64, RuntimeConfig(on_build=("COPY --from=tools /t /t",))) for k in first}
+    assert [k[0].familiar for k in images_wanted(graph, configs)] == ["b:latest"]
+
+
+def test_heredocs_of_run() -> None:
+    made = plan("FROM b\nRUN <<EOF\necho a\nEOF\nRUN <<EOF\n#!/bin/awk\nx\nEOF\nRUN cat <<A > /x\nhi\nA\n")
+    first, second, third = runs(made)
+    assert (first.argv[-1], first.script) == ("echo a\n", None)
+    assert (second.argv[-1], second.script) == ("/dev/pipes/EOF", "#!/bin/awk\nx\n")
+    assert third.argv[-1] == "cat <<A > /x\nhi\nA"
+
+
+def test_steps_have_names_that_say_where_they_stand() -> None:
+    made = plan("FROM b AS build\nRUN make\nRUN test\nFROM scratch\nCOPY --from=build /x /\n")
+    assert [s.name for s in made.steps] == ["[build 2/3] RUN make", "[build 3/3] RUN test", "[stage-1 2/2] COPY --from=build /x /"]
+
+
+@pytest.mark.parametrize(("text", "message", "line"), [
+    ("ARG foo=bar\n", "dockerfile contains no stages to build", 1),
+    ("ARG B\nFROM ${B}\n", r"base name \(\$\{B\}\) should not be blank", 2),
+    ("FROM a AS 1x\n", 'invalid name for build stage: "1x"', 1),
+    ("FROM Upper/Case\n", "repository name must be lowercase", 1),
+    ("FROM --platform=what b\n", "unknown operating system or architecture", 1),
+    ("FROM b\nCOPY --from=later /x /\nFROM b AS later\nFROM b\nCOPY --from=0 / /\n", 'cannot copy from stage "later"', 2),
+    ("FROM b\nCOPY --from=0 /x /\n", 'cannot copy from stage "0"', 2),
+    ("FROM b\nCOPY --from=7 /x /\n", "invalid stage index 7", 2),
+    ("FROM b\nCOPY --from=$x /x /\n", "variable expansion is not supported for --from", 2),
+    ("FROM b\nRUN --security=insecure x\n", "security", 2),
+    ("FROM b\nARG x\nENV y=${x:?}\n", "x", 3),
+])
+def test_mistakes_end_in_an_error_with_its_place(text: str, message: str, line: int) -> None:
+    with pytest.raises(EngineError, match=message) as caught:
+        plan(text)
+    assert caught.value.location is not None
+    assert caught.value.location.first == line
+    assert caught.value.source == text
+
+
+def test_an_unknown_target_names_the_nearest() -> None:
+    with pytest.raises(DockerfileError, match="did you mean build"):
+        plan("FROM b AS build\n", target="biuld")
