@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.cli.paths import state_dir
 from engine.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _LISTEN = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\s]+)?:([0-9]{1,5})")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.add_argument("--dir", metavar="DIR", help="where the images are kept (default: registry in the state directory)")
+    parser.add_argument("--state-dir", metavar="DIR", help="the state directory (default: ANIKO_STATE_DIR, else XDG's)")
     parser.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:5000", help="default: %(default)s; port 0: any")
     parser.add_argument("--read-only", action="store_true", help="refuse whatever would change something")
     parser.add_argument("--user", metavar="NAME", help="ask for this user name and the password in --password-file")
@@ -37,7 +39,7 @@ def execute(arguments: argparse.Namespace) -> int:
     import asyncio
 
     host, port = _address(arguments.listen)
-    directory = Path(arguments.dir) if arguments.dir else _state_dir(arguments) / "registry"
+    directory = Path(arguments.dir) if arguments.dir else state_dir(arguments.state_dir, os.environ) / "registry"
     auth = _auth(arguments.user, arguments.password_file)
     serving = _serve(directory.absolute(), host, port, arguments.read_only, auth, arguments.verbose)
     # Not uvloop: it has no sendfile, and serves large blobs at half the speed (though small requests 1.4 times as fast)
@@ -84,11 +86,3 @@ def _auth(user: str | None, password_file: str | None) -> BasicAuth | None:
     from engine.registry.server.access import BasicAuth
 
     return BasicAuth({user: password})
-
-
-def _state_dir(arguments: argparse.Namespace) -> Path:
-    given = getattr(arguments, "state_dir", None) or os.environ.get("ANIKO_STATE_DIR")
-    if given:
-        return Path(given)
-    home = os.environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "aniko"

@@ -21,6 +21,7 @@ Log = Callable[[Exchange], None]
 Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _READING = ("GET", "HEAD")
+_GONE = 499
 
 
 def make_app(state: State, log: Log) -> web.Application:
@@ -86,7 +87,7 @@ async def token(request: web.Request) -> web.StreamResponse:
 async def _note(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
     exchange = request.get(EXCHANGE)
-    if exchange:
+    if exchange and response.status != _GONE:
         exchange.status = response.status
         if request.method != "HEAD" and response.content_length:
             exchange.sent = response.content_length
@@ -114,7 +115,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise
         refusal = Refusal("UNSUPPORTED" if error.status == 405 else "UNKNOWN", status=error.status, message=error.reason)
     except Reset:
-        return web.Response(status=499)  # nobody reads it: the connection is gone
+        return web.Response(status=_GONE)  # nobody reads it: the connection is gone
     except OSError as error:
         if isinstance(error, ConnectionError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
