@@ -1,0 +1,1 @@
+"""A small program to be put into an image."""

@@ -1,0 +1,3 @@
+"""The build writes the version here."""
+
+VERSION = "0"
