@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,8 +12,9 @@ from engine.layer.base import Layer
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a step's key stands for. `layer` is None for a step that changed nothing and makes no layer (WORKDIR of a directory
-    that exists). `created` is seconds since the epoch. `ingredients` is what the key was made of, by name, to explain misses."""
+    """What a step's key stands for. `layer` is None for a step that changed nothing and makes no layer (WORKDIR of a
+    directory that exists). `created` is seconds since the epoch. `ingredients` is what the key was made of, by name, to explain
+    misses."""
 
     key: Digest
     layer: Layer | None
@@ -30,3 +31,10 @@ class Cache(Protocol):
 
     async def put(self, record: Record) -> None:
         """Publishes a record. A cache that cannot be written raises `StorageError`."""
+
+
+class BulkCache(Cache, Protocol):
+    """A cache that can be asked for many keys at once; all the engine's own can."""
+
+    async def get_many(self, keys: Sequence[Digest]) -> dict[Digest, Record]:
+        """What `get` gives for each of the keys for which it gives something."""

@@ -29,7 +29,8 @@ sys.stdin.read()
 @contextmanager
 def victim(program: str, directory: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     """A process that prints a line and then waits: the line, and what kills it."""
-    command = [sys.executable, "-c", f"import sys; from pathlib import Path; here = Path(sys.argv[1])\n{program}", str(directory)]
+    preamble = "import sys; from pathlib import Path; here = Path(sys.argv[1])\n"
+    command = [sys.executable, "-c", preamble + program, str(directory)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
 

@@ -1,0 +1,178 @@
+"""Equal work runs once: among the tasks of a process, and among the processes of a machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+import anyio
+from anyio.abc import TaskGroup
+
+from engine.content import claims
+from engine.content.faults import storing
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False, slots=True)
+class _Flight(Generic[T]):
+    """One piece of work on its way."""
+
+    waiters: int = 0
+    scope: anyio.CancelScope = field(default_factory=lambda: anyio.CancelScope(shield=True))
+    landed: anyio.Event = field(default_factory=anyio.Event)
+    result: T | None = None
+    error: Exception | None = None
+    ended: bool = False
+    """Whether the work came to a result or an error: it did not if it was cancelled from within."""
+
+
+class SingleFlight:
+    """Work by key. Who asks for work that is under way waits for it and gets its result, or its error.
+
+    Work is cancelled when the last of those who wait for it leaves, not when the first does. In a task group it runs there, and
+    who leaves is free at once. Without one it runs inside the call that began it, which, when cancelled, ends as soon as nobody
+    else waits. Should the work itself be cancelled by something else, the next who waits runs it anew.
+    """
+
+    def __init__(self, group: TaskGroup | None = None) -> None:
+        self._group = group
+        self._flights: dict[Hashable, _Flight[Any]] = {}
+
+    async def run(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> T:
+        """The result of `work`, or that of equal work under way; raises what the work raises."""
+        while True:
+            flight = cast("_Flight[T] | None", self._flights.get(key))
+            if flight is not None:
+                await self._wait(key, flight)
+            else:
+                flight = self._flights[key] = _Flight()
+                if self._group is not None:
+                    self._group.start_soon(self._fly, key, flight, work)
+                    await self._wait(key, flight)
+                else:
+                    async with anyio.create_task_group() as group:
+                        group.start_soon(self._fly, key, flight, work)
+                        await self._wait(key, flight)
+            if flight.ended:
+                if flight.error is not None:
+                    raise flight.error
+                return cast("T", flight.result)
+
+    async def _fly(self, key: Hashable, flight: _Flight[T], work: Callable[[], Awaitable[T]]) -> None:
+        try:
+            with flight.scope:
+                try:
+                    flight.result = await work()
+                except Exception as error:
+                    flight.error = error
+                flight.ended = True
+        except anyio.get_cancelled_exc_class():
+            pass  # it came from within, for the scope is shielded; let out, it would cancel all the group
+        finally:
+            self._forget(key, flight)
+            flight.landed.set()
+
+    async def _wait(self, key: Hashable, flight: _Flight[T]) -> None:
+        flight.waiters += 1
+        try:
+            await flight.landed.wait()
+        finally:
+            flight.waiters -= 1
+            if not flight.waiters and not flight.landed.is_set():
+                self._forget(key, flight)  # whoever comes now must not join work that is being cancelled
+                flight.scope.cancel()
+
+    def _forget(self, key: Hashable, flight: _Flight[Any]) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+
+
+class FileLocks:
+    """Locks by name between processes, as files in a directory. The system opens a lock whose holder dies."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    @asynccontextmanager
+    async def hold(self, name: str, *, shared: bool = False) -> AsyncIterator[None]:
+        """Has the lock to itself, or with others that share it, for the time of the block. Waiting may be cancelled. Raises
+        `StorageError`."""
+        path = self._path(name)
+        fd = await self._acquire(path, shared)
+        try:
+            yield
+        finally:
+            self._release(fd, path)
+
+    @asynccontextmanager
+    async def attempt(self, name: str) -> AsyncIterator[bool]:
+        """Whether the lock was free; then it is held for the time of the block."""
+        path = self._path(name)
+        fd = self._open(path)
+        try:
+            taken = claims.try_lock(fd) and claims.is_at(fd, path)
+        except BaseException:
+            os.close(fd)
+            raise
+        try:
+            yield taken
+        finally:
+            if taken:
+                self._release(fd, path)
+            else:
+                os.close(fd)
+
+    async def _acquire(self, path: Path, shared: bool) -> int:
+        while True:
+            fd = self._open(path)
+            try:
+                await claims.lock(fd, shared=shared)
+                if claims.is_at(fd, path):
+                    return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)  # its last holder removed the file while we waited
+
+    def _path(self, name: str) -> Path:
+        return self._directory / hashlib.sha256(name.encode()).hexdigest()
+
+    def _open(self, path: Path) -> int:
+        with storing(path):
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            try:
+                return os.open(path, flags, 0o644)
+            except FileNotFoundError:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                return os.open(path, flags, 0o644)
+
+    @staticmethod
+    def _release(fd: int, path: Path) -> None:
+        try:
+            with suppress(OSError):
+                if claims.try_lock(fd) and claims.is_at(fd, path):  # nobody shares it: the file can go
+                    path.unlink()
+        finally:
+            os.close(fd)
+
+
+async def once(flight: SingleFlight, locks: FileLocks, name: str, look: Callable[[], Awaitable[T | None]],
+               work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
+    """Does work whose result others can look up, once on this machine. Returns the result, and whether it was made here.
+
+    When nothing is found, the lock of that name is taken and `look` asked again, for who held it may have done the work.
+    """
+
+    async def locked() -> tuple[T, bool]:
+        async with locks.hold(name):
+            found = await look()
+            return (found, False) if found is not None else (await work(), True)
+
+    found = await look()
+    return (found, False) if found is not None else await flight.run(name, locked)
