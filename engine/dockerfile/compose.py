@@ -183,7 +183,7 @@ def _sources(statement: Statement) -> tuple[tuple[str, ...], tuple[Heredoc, ...]
 def _opens_heredoc(word: str) -> str:
     """The name of the here-document a word opens, or nothing; an unbalanced quote makes it a path."""
     try:
-        found = marker(word)
+        found = marker(word) if "<<" in word else None
     except DockerfileError:
         return ""
     return found.name if found else ""

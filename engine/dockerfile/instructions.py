@@ -6,7 +6,6 @@ Every instruction has a `location` (lines), and the `text` it was written as (co
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Union
 
 from engine.errors import Location
 
@@ -22,7 +21,8 @@ class _Instruction:
 @dataclass(frozen=True, slots=True)
 class Heredoc:
     """A here-document: `<<NAME`, `<<-NAME` (`strip_tabs`: leading tabs are already gone from `content`), `<<"NAME"`
-    (`expand` is false: its content is taken as it is)."""
+    (`expand` is false: its content is taken as it is). Bytes of `content` that are not UTF-8 are kept by `surrogateescape`;
+    everywhere else in an instruction they are U+FFFD."""
 
     name: str
     content: str
@@ -161,8 +161,10 @@ class Maintainer(_Instruction):
     author: str
 
 
-Instruction = Union[From, Arg, Env, Label, Run, Copy, Workdir, User, Volume, Expose, Cmd, Entrypoint, HealthcheckInstruction,
-                    Stopsignal, Shell, Onbuild, Maintainer]  # fmt: skip
+Instruction = (
+    From | Arg | Env | Label | Run | Copy | Workdir | User | Volume | Expose | Cmd | Entrypoint | HealthcheckInstruction
+    | Stopsignal | Shell | Onbuild | Maintainer
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,10 +151,12 @@ class _Reader:
             place = Location(last + 1, last + 1, self._file)
             self.warnings.append(Warning_("NoEmptyContinuation", "Empty continuation line", place))
         try:
-            statement = split_statement(line, self.escape)
+            statement = split_statement(line, self.escape, location)
             found = markers(line) if statement.takes_heredocs else []
         except DockerfileError as error:
             raise error.at(location) from None
+        if not found:
+            return statement, last + 1
         after = last + 1
         heredocs: list[Heredoc] = []
         bodies: list[str] = []

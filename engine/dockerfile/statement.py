@@ -17,6 +17,7 @@ from engine.dockerfile.instructions import Heredoc
 from engine.errors import DockerfileError, Location
 
 _BLANKS = re.compile(r"[\t\v\f\r ]+")
+_PLAIN_FLAG = re.compile(rf"[^{SPACE}'\"\\]++(?=[{SPACE}]|\Z)")
 _NOWHERE = Location(0, 0)
 _WITH_HEREDOCS = frozenset({"RUN", "COPY", "ADD"})
 
@@ -55,7 +56,7 @@ class Statement:
         return inner.name in _WITH_HEREDOCS and not inner.arguments.json
 
 
-def split_statement(line: str, escape: str, *, inside_onbuild: bool = False) -> Statement:
+def split_statement(line: str, escape: str, location: Location = _NOWHERE, *, inside_onbuild: bool = False) -> Statement:
     """Takes a joined line apart; raises `DockerfileError` for arguments that do not follow the keyword's grammar."""
     keyword, _, rest = _partition(line.strip(SPACE))
     flags, rest = split_flags(rest)
@@ -63,9 +64,9 @@ def split_statement(line: str, escape: str, *, inside_onbuild: bool = False) -> 
     name = keyword.upper()
     if name == "ONBUILD" and rest and not inside_onbuild:
         trigger = split_statement(rest, escape, inside_onbuild=True)
-        return Statement(keyword, flags, Arguments((trigger.keyword,)), line, trigger)
+        return Statement(keyword, flags, Arguments((trigger.keyword,)), line, trigger, location)
     grammar = _GRAMMARS.get(name)
-    return Statement(keyword, flags, grammar(rest, escape) if grammar else Arguments(), line)
+    return Statement(keyword, flags, grammar(rest, escape) if grammar else Arguments(), line, None, location)
 
 
 def _partition(line: str) -> tuple[str, str, str]:
@@ -88,6 +89,9 @@ def split_flags(rest: str) -> tuple[tuple[str, ...], str]:
 
 def _flag(text: str) -> tuple[str, str]:
     """The first word and the rest. The backslash escapes here even when the escape directive names another character."""
+    plain = _PLAIN_FLAG.match(text)
+    if plain:
+        return plain[0], text[plain.end() :]
     out: list[str] = []
     quoted = ""
     at = 0
