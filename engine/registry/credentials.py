@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import anyio
@@ -94,9 +96,9 @@ class Credentials:
             raise AuthError(f"credential helper {clean(name)} is not on the PATH",
                             hint=f"install it, or remove it from docker's config.json and run `docker login {server}`")
         try:
-            with anyio.fail_after(self._deadline):
-                done = await anyio.run_process([program, "get"], input=server.encode(), check=False, env=self._environment,
-                                               stderr=subprocess.PIPE)
+            with anyio.fail_after(self._deadline), _input(server.encode()) as stdin:
+                done = await anyio.run_process([program, "get"], stdin=stdin, check=False, env=self._environment,
+                                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         except TimeoutError:
             raise AuthError(f"credential helper {name} gave no answer for {server} within {self._deadline:g} s") from None
         except OSError as error:
@@ -146,6 +148,18 @@ def parse_answer(output: bytes, name: str) -> Credential | None:
     if username == _IDENTITY_USER:
         return Credential(identity_token=secret, source=name)
     return Credential(username, secret, source=name)
+
+
+@contextmanager
+def _input(data: bytes) -> Iterator[int]:
+    """A pipe's end to read some bytes from; a helper may end without having read them."""
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, data)
+        os.close(writer)
+        yield reader
+    finally:
+        os.close(reader)
 
 
 def _mapping(value: object) -> Mapping[str, object]:
