@@ -7,15 +7,14 @@ known by an open descriptor: so no name that a step controls is ever looked up o
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import stat
-import tempfile
 from contextlib import suppress
 
 from engine.errors import IsolationError
 from engine.isolate import syscalls, system
 from engine.isolate.base import BindMount, FileMount, Mount, OverlayRoot, Root, RunSpec, SocketMount, TmpfsMount
+from engine.isolate.copies import copy_metadata, copy_tree, remove_tree
 from engine.isolate.host import Host
 from engine.isolate.overlay import bind, mount_overlay, mount_root
 from engine.isolate.paths import Confined
@@ -37,7 +36,8 @@ class Mounts:
         self._inside: Confined | None = None
 
     def make(self, spec: RunSpec, watch: Watch) -> None:
-        """Mounts everything but /proc (which only a process of the new pid namespace can), in order; raises `OSError` or `IsolationError`."""
+        """Mounts everything but /proc (only a process of the new pid namespace can), in order; raises `OSError` or
+        `IsolationError`."""
         mount_root(spec.root, self.root, self._environment.xattrs)
         inside = self._inside = Confined(self.root)
         os.close(inside.open_or_make("proc", directory=True, keep=True))
@@ -47,9 +47,9 @@ class Mounts:
             mount_system(point)
             self._move(point, target)
         os.close(inside.open_or_make(spec.cwd, directory=True, keep=True))
-        for target, text in (("/etc/hosts", spec.hosts), ("/etc/resolv.conf", spec.resolv_conf)):
+        for file, text in (("/etc/hosts", spec.hosts), ("/etc/resolv.conf", spec.resolv_conf)):
             if text is not None:
-                self._mount(FileMount(target, text.encode(), 0o644), inside, watch)
+                self._mount(FileMount(file, text.encode(), 0o644), inside, watch)
         for mount in spec.mounts:
             try:
                 self._mount(mount, inside, watch)
@@ -66,7 +66,8 @@ class Mounts:
         with suppress(OSError):
             syscalls.unmount(self._stage)
         for name in self._on_disk:
-            shutil.rmtree(f"{syscalls.at(self._disk)}/{name}", ignore_errors=True)
+            with suppress(OSError):
+                remove_tree(f"{syscalls.at(self._disk)}/{name}")
         os.close(self._disk)
 
     def _mount(self, mount: Mount, inside: Confined, watch: Watch) -> None:
@@ -150,7 +151,7 @@ class Mounts:
             return origin
         if isinstance(origin, OverlayRoot) and origin.upper is None and writable:
             upper, work = self._disk_directories()
-            shutil.copystat(origin.lower[0], upper)
+            copy_metadata(origin.lower[0], upper)
             origin = OverlayRoot(origin.lower, upper, work)
         point = self._point(directory=True)
         mount_root(origin, point, self._environment.xattrs)
@@ -160,23 +161,19 @@ class Mounts:
         """Makes the staging point show a source so that what is written does not reach it."""
         if is_dir and overlay:
             upper, work = self._disk_directories()
-            found = os.stat(syscalls.at(source))
-            os.chown(upper, found.st_uid, found.st_gid)
-            os.chmod(upper, stat.S_IMODE(found.st_mode))
+            copy_metadata(syscalls.at(source), upper)
             mount_overlay((syscalls.at(source),), upper, work, point, self._environment.xattrs)
             return
         upper, _ = self._disk_directories()
-        copy = f"{upper}/copy"
-        if is_dir:
-            shutil.copytree(syscalls.at(source), copy, symlinks=True)
-        else:
-            shutil.copy2(syscalls.at(source), copy)
-        bind(copy, point, syscalls.MOUNT_ATTR_NODEV)
+        copy_tree(syscalls.at(source), f"{upper}/copy")
+        bind(f"{upper}/copy", point, syscalls.MOUNT_ATTR_NODEV)
 
     def _disk_directories(self) -> tuple[str, str]:
         """Two new empty directories on disk, for an overlay's changes."""
-        path = tempfile.mkdtemp(prefix="run-", dir=syscalls.at(self._disk))
-        self._on_disk.append(os.path.basename(path))
+        name = f"run-{os.getpid()}-{len(self._on_disk)}"
+        path = f"{syscalls.at(self._disk)}/{name}"
+        os.mkdir(path, 0o700)
+        self._on_disk.append(name)
         os.mkdir(f"{path}/upper")
         os.mkdir(f"{path}/work")
         return f"{path}/upper", f"{path}/work"

@@ -38,6 +38,11 @@ def _set_times(fd: int, times: tuple[int, int]) -> None:
     os.utime(f"/proc/self/fd/{fd}", ns=times)
 
 
+def _components(path: bytes) -> list[bytes]:
+    """The names of a path, the first last."""
+    return [part for part in reversed(path.split(b"/")) if part not in (b"", b".")]
+
+
 class Confined:
     """Opens and creates paths below a root directory, and takes back what it created."""
 
@@ -59,16 +64,26 @@ class Confined:
         return self._walk(os.fsencode(path), directory, keep=keep)
 
     def place(self, path: str | bytes) -> tuple[int, bytes]:
-        """The open directory and the name in it that a path leads to, directories created when missing and links followed,
-        whether or not there is something of that name."""
-        fd = self._walk(os.fsencode(path), True, keep=False, last=True)
-        return fd, self._last
+        """The open directory, created when missing, and the name in it that a path leads to, links followed, whether or not
+        there is something of that name."""
+        whole = os.fsencode(path)
+        for _ in range(_MAX_LINKS):
+            above, _, name = whole.rstrip(b"/").rpartition(b"/")
+            if name in (b"", b".", b".."):
+                raise OSError(ENOENT, f"{os.fsdecode(path)}: is no name for a file")
+            directory = self.open_or_make(above, directory=True)
+            try:
+                text = os.readlink(name, dir_fd=directory)
+            except OSError:  # there is no link of that name
+                return directory, name
+            os.close(directory)
+            whole = text if text.startswith(b"/") else above + b"/" + text
+        raise OSError(ELOOP, f"{os.fsdecode(path)}: too many symbolic links")
 
-    def _walk(self, path: bytes, make: bool | None, *, keep: bool, last: bool = False) -> int:
-        """Walks `path`. `make`: None creates nothing, True a directory, False a file. With `last` it stops at the directory
-        that holds the last component, whose name is left in `_last`."""
+    def _walk(self, path: bytes, make: bool | None, *, keep: bool) -> int:
+        """Walks a path; `make`: None creates nothing, True a directory at the end, False a file."""
         stack = [os.dup(self._root)]
-        todo = [part for part in reversed(path.split(b"/")) if part not in (b"", b".")]
+        todo = _components(path)
         links = 0
         try:
             while todo:
@@ -77,41 +92,33 @@ class Confined:
                     if len(stack) > 1:
                         os.close(stack.pop())
                     continue
-                here = stack[-1]
-                try:
-                    found = os.stat(name, dir_fd=here, follow_symlinks=False)
-                except FileNotFoundError:
-                    if last and not todo:
-                        break
-                    if make is None:
-                        raise
-                    self._make(here, name, directory=make or bool(todo), keep=keep)
-                    found = os.stat(name, dir_fd=here, follow_symlinks=False)
-                if stat.S_ISLNK(found.st_mode):
+                mode = self._look(stack[-1], name, None if make is None else make or bool(todo), keep=keep)
+                if stat.S_ISLNK(mode):
                     links += 1
                     if links > _MAX_LINKS:
                         raise OSError(ELOOP, f"{os.fsdecode(path)}: too many symbolic links")
-                    text = os.readlink(name, dir_fd=here)
-                    if text.startswith(b"/"):
-                        while len(stack) > 1:
-                            os.close(stack.pop())
-                    todo += [part for part in reversed(text.split(b"/")) if part not in (b"", b".")]
+                    text = os.readlink(name, dir_fd=stack[-1])
+                    while text.startswith(b"/") and len(stack) > 1:
+                        os.close(stack.pop())
+                    todo += _components(text)
                     continue
-                if last and not todo:
-                    break
-                if todo and not stat.S_ISDIR(found.st_mode):
+                if todo and not stat.S_ISDIR(mode):
                     raise OSError(ENOTDIR, f"{os.fsdecode(path)}: {os.fsdecode(name)} is not a directory")
-                stack.append(os.open(name, _DIRECTORY if todo else _ANY, dir_fd=here))
-            else:
-                name = b""
-            if last:
-                if not name:
-                    raise OSError(ENOENT, f"{os.fsdecode(path)}: names the root")
-                self._last = name
+                stack.append(os.open(name, _DIRECTORY if todo else _ANY, dir_fd=stack[-1]))
             return stack.pop()
         finally:
             for fd in stack:
                 os.close(fd)
+
+    def _look(self, here: int, name: bytes, make: bool | None, *, keep: bool) -> int:
+        """The mode of what has a name in a directory, where it is created if need be and wanted."""
+        try:
+            return os.stat(name, dir_fd=here, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            if make is None:
+                raise
+        self._make(here, name, directory=make, keep=keep)
+        return os.stat(name, dir_fd=here, follow_symlinks=False).st_mode
 
     def _make(self, here: int, name: bytes, *, directory: bool, keep: bool) -> None:
         before = _times(here)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from errno import EINVAL, ENOSPC, ENOSYS, EPERM, EUSERS
+from functools import partial
 from typing import Literal
 
 from engine.errors import EngineError, IsolationError
@@ -91,7 +92,7 @@ def _in_user_namespace(wishes: Wishes, reasons: list[str]) -> Environment | None
             reasons.append(f"isolation: only one id: {found}")
         attempts.append(idmap.single(uid, gid))
     for maps in attempts:
-        environment = _fork_into(maps, lambda maps=maps: _inside(wishes, reasons, maps), reasons)
+        environment = _fork_into(maps, partial(_inside, wishes, reasons, maps), reasons)
         if environment:
             return environment
     return None

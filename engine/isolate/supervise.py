@@ -12,6 +12,8 @@ import signal
 import socket
 from collections.abc import Callable
 
+from engine.errors import IsolationError
+
 _CHUNK = 1 << 16
 
 
@@ -30,6 +32,12 @@ class Watch:
     def relay(self, listener: socket.socket, target: str) -> None:
         """Serves a listening socket: each connection to it is one to the socket at `target`."""
         _Relay(self._selector, listener, target)
+
+    def pause(self, seconds: float) -> None:
+        """Lets a little time pass; raises `IsolationError` if nobody waits any more."""
+        for key, _ in self._selector.select(seconds):
+            if key.fd == self._control:
+                raise IsolationError("cancelled")
 
     def wait(self, child: int, kill: Callable[[], None]) -> int:
         """Waits for the child and returns its wait status; calls `kill` once if the control socket speaks or closes."""

@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-import pickle
 import signal
 import socket
 import struct
 from contextlib import suppress
 
-from engine.errors import EngineError, IsolationError
-from engine.isolate import process, syscalls, system
-from engine.isolate.base import IdMap, RunSpec
+from engine.errors import IsolationError
+from engine.isolate import command, process, syscalls, system
+from engine.isolate.base import RunSpec
 from engine.isolate.host import Host, Streams
 from engine.isolate.mounts import Mounts
 from engine.isolate.supervise import Watch
@@ -39,7 +38,7 @@ def supervise(spec: RunSpec, host: Host, streams: Streams) -> int:
         raise IsolationError(reason, hint="ask for subordinate ids in /etc/subuid and /etc/subgid "
                                           "(usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER)")
     watch = Watch(streams.control)
-    _enter(spec)
+    _leave_host(spec)
     mounts = Mounts(host)
     try:
         try:
@@ -47,12 +46,13 @@ def supervise(spec: RunSpec, host: Host, streams: Streams) -> int:
             syscalls.unshare(syscalls.CLONE_NEWPID)
         except OSError as error:
             raise IsolationError(f"the root cannot be set up: {error}") from error
-        return _run(spec, ids, streams, mounts.root, watch)
+        return command.run(spec, ids, streams, watch, enter=lambda: _enter_root(mounts.root),
+                           kill=lambda pid: os.kill(pid, signal.SIGKILL))
     finally:
         mounts.remove()
 
 
-def _enter(spec: RunSpec) -> None:
+def _leave_host(spec: RunSpec) -> None:
     try:
         syscalls.unshare(_NAMESPACES | (syscalls.CLONE_NEWNET if spec.network == "none" else 0))
     except OSError as error:
@@ -71,54 +71,10 @@ def _loopback_up() -> None:
         fcntl.ioctl(control, 0x8914, struct.pack("16sH14s", b"lo", 0x41, b""))
 
 
-def _run(spec: RunSpec, ids: IdMap, streams: Streams, root: str, watch: Watch) -> int:
-    failed, failure = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        _child(spec, ids, streams, root, failure)
-    os.close(failure)
-    status = watch.wait(pid, lambda: os.kill(pid, signal.SIGKILL))
-    with open(failed, "rb") as pipe:
-        said = pipe.read()
-    if said:
-        error = pickle.loads(said)
-        if not isinstance(error, process.CommandError):
-            raise error
-        os.write(streams.stderr, os.fsencode(error.message) + b"\n")
-        return error.status
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
-
-
-def _child(spec: RunSpec, ids: IdMap, streams: Streams, root: str, failure: int) -> None:
-    """Becomes the command, or says on `failure` why not, and ends."""
-    try:
-        try:
-            signal.set_wakeup_fd(-1)
-            process.standard_streams(streams.stdin, streams.stdout, streams.stderr)
-            syscalls.unshare(syscalls.CLONE_NEWNS)
-            system.mount_proc(root)
-            _make_root(root)
-            system.protect()
-        except OSError as error:
-            raise IsolationError(f"the root cannot be entered: {error}") from error
-        try:
-            os.chdir(spec.cwd)
-        except OSError as error:
-            raise process.CommandError(f'chdir to "{spec.cwd}": {(error.strerror or "").lower()}',
-                                       process.NOT_EXECUTABLE) from error
-        process.become(spec, ids)
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-        process.execute(spec)
-    except (EngineError, process.CommandError) as error:
-        os.write(failure, pickle.dumps(error))
-    except BaseException as error:
-        os.write(failure, pickle.dumps(RuntimeError(f"{type(error).__name__} in the child: {error}")))
-    finally:
-        os._exit(255)
-
-
-def _make_root(path: str) -> None:
+def _enter_root(path: str) -> None:
+    """In the child: makes the root its root, with a /proc of the new pid namespace."""
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    system.mount_proc(path)
     os.chdir(path)
     try:
         syscalls.pivot_root(".", ".")
@@ -127,3 +83,4 @@ def _make_root(path: str) -> None:
         syscalls.mount(path, "/", None, syscalls.MS_MOVE)
         os.chroot(".")
     os.chdir("/")
+    system.protect()

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from engine.isolate import syscalls
 from engine.isolate.base import Environment, RunSpec
@@ -143,7 +144,5 @@ def _supervise(spec: RunSpec, host: Host, streams: Streams) -> None:
         answer: tuple[bool, object] = (True, supervise(spec, host, streams))
     except Exception as error:
         answer = (False, error)
-    try:
+    with suppress(BrokenPipeError, ConnectionResetError):  # nobody waits any more
         wire.send(control, answer)
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # nobody waits any more

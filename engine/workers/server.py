@@ -25,6 +25,8 @@ from engine.workers.forkserver import main
 main()
 """
 
+_PACKAGE = Path(__file__).parent.parent
+
 _GRACE = 15.0
 """Seconds that the fork server has for ending its children and itself."""
 
@@ -41,20 +43,15 @@ class Server:
     @staticmethod
     async def start(wishes: Wishes) -> tuple[Server, Environment]:
         """Starts one; returns it and what it found. Raises `IsolationError`."""
-        log = os.memfd_create("forkserver")
-        channel = Channel()
-        package = Path(__file__).parent.parent
-        path = [str(package.parent), *(os.path.abspath(entry) for entry in sys.path)]
-        process = subprocess.Popen([sys.executable, "-I", "-S", "-c", _BOOT, str(package)],
-                                   stdin=channel.other, stdout=subprocess.DEVNULL, stderr=log, cwd="/")
-        channel.other.close()
-        server = Server(process, channel, log)
+        server = _spawn()
+        path = [str(_PACKAGE.parent), *(os.path.abspath(entry) for entry in sys.path)]
         with anyio.CancelScope(shield=True):
             try:
-                return server, await server._exchange((wishes, path), ())
+                environment: Environment = await server._exchange((wishes, path), ())
             except BaseException:
                 await server.aclose()
                 raise
+        return server, environment
 
     async def request(self, request: object, fds: Sequence[int] = ()) -> Any:
         """Sends a request with descriptors and returns the answer; raises what the server raises, and `IsolationError` when
@@ -88,3 +85,12 @@ class Server:
             self._channel.close()
             self._process.wait()  # it has closed its end, so it is ending
             os.close(self._log)
+
+
+def _spawn() -> Server:
+    log = os.memfd_create("forkserver")
+    channel = Channel()
+    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", _BOOT, str(_PACKAGE)],
+                               stdin=channel.other.fileno(), stdout=subprocess.DEVNULL, stderr=log, cwd="/")
+    channel.other.close()
+    return Server(process, channel, log)

@@ -1,0 +1,81 @@
+"""RUN for root without CAP_SYS_ADMIN, in a container with default capabilities: chroot(2), and nothing mounted.
+
+What mounts would do is done with the files themselves, by `engine.isolate.stage`, and undone by the supervisor when the command
+has ended, however it ended. There is no pid namespace either: the supervisor is the subreaper of everything the command starts,
+and kills descendants until there are none. This keeps a build apart from its surroundings, it does not confine root; the
+container around it does. There is no /proc and no /sys inside.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+
+from engine.errors import IsolationError
+from engine.isolate import command, syscalls
+from engine.isolate.base import DirectoryRoot, RunSpec
+from engine.isolate.host import Host, Streams
+from engine.isolate.stage import Stage
+from engine.isolate.supervise import Watch
+
+
+def supervise(spec: RunSpec, host: Host, streams: Streams) -> int:
+    """Like `engine.isolate.userns.supervise`."""
+    if not isinstance(spec.root, DirectoryRoot):
+        raise IsolationError("isolation chroot runs in plain directories only")
+    if spec.network == "none":
+        _leave_network()
+    root = spec.root.path
+    watch = Watch(streams.control)
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    stage = Stage(root)
+    try:
+        try:
+            stage.make(spec, watch)
+        except OSError as error:
+            raise IsolationError(f"the root cannot be set up: {error}") from error
+        try:
+            return command.run(spec, host.environment.ids, streams, watch, enter=lambda: os.chroot(root),
+                               kill=lambda pid: os.kill(pid, signal.SIGKILL))
+        finally:
+            end_descendants()
+    finally:
+        stage.remove()
+
+
+def _leave_network() -> None:
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+    except OSError as error:
+        raise IsolationError("a step without network (--network=none) needs a network namespace, which isolation chroot "
+                             f"cannot have here: {error.strerror}",
+                             hint="allow the container CAP_SYS_ADMIN or user namespaces, so that isolation userns is possible"
+                             ) from error
+
+
+def end_descendants() -> None:
+    """Kills everything below the caller, a subreaper, until there is nothing: what loses its parent becomes our child."""
+    while True:
+        for pid in _descendants():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _descendants() -> list[int]:
+    """The processes below this one, as /proc shows them now."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+                if fields[0] != b"Z":
+                    children.setdefault(int(fields[1]), []).append(int(name))
+    found = list(children.get(os.getpid(), ()))
+    for pid in found:
+        found += children.get(pid, ())
+    return found
