@@ -47,7 +47,8 @@ class MemoryTree:
 
 
 def entry_of(path: str, text: str | Entry) -> Entry:
-    """`path` → an entry: "-> x" is a symlink, "=> x" a hard link, "dir 700 1:2" a directory, "file 644 1:2 content" a file; other
+    """`path` → an entry: "-> x" is a symlink, "=> x" a hard link, "dir 700 1:2" a directory,
+    "file 644 1:2 content" a file; other
     kinds by their name, as in "fifo 600". What is left out is 755 (644 for files) and 0:0."""
     name = path.encode()
     if isinstance(text, Entry):

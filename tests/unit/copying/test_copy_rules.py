@@ -9,12 +9,15 @@ from engine.layer.entries import Entry
 from engine.solve.copying import CopyRequest, plan_copy
 
 CONTEXT = {
-    "f": "file 644 0:0 f", "exe": "file 755 0:0 exe", "d": "dir 700", "d/a": "file 600 0:0 a", "d/s": "dir 2775", "d/s/b": "file 644 0:0 b",
+    "f": "file 644 0:0 f", "exe": "file 755 0:0 exe", "d": "dir 700", "d/a": "file 600 0:0 a", "d/s": "dir 2775",
+    "d/s/b": "file 644 0:0 b",
     "link": "-> f", "dirlink": "-> d", "abs": "-> /d/s", "up": "-> ../../../f", "dangling": "-> nowhere", "loop": "-> loop",
-    "d/inner": "-> ../nowhere", "w/a.txt": "file 644 0:0 wa", "w/b.txt": "file 644 0:0 wb", "w/x1/k": "file 644 0:0 k", "w/x2": "-> ../d",
+    "d/inner": "-> ../nowhere", "w/a.txt": "file 644 0:0 wa", "w/b.txt": "file 644 0:0 wb", "w/x1/k": "file 644 0:0 k",
+    "w/x2": "-> ../d",
 }  # fmt: skip
 IMAGE = {
-    "etc": "dir", "etc/passwd": "file 644 0:0 old", "data": "dir 711 5:6", "data/sub": "dir 700 7:8", "data/sub/old": "file 644 0:0 old",
+    "etc": "dir", "etc/passwd": "file 644 0:0 old", "data": "dir 711 5:6", "data/sub": "dir 700 7:8",
+    "data/sub/old": "file 644 0:0 old",
     "data/l": "-> sub", "data/tofile": "-> sub/old", "data/void": "-> gone/there", "var/run": "-> /run", "run": "dir",
     "climb": "-> ../../../../data/sub",
 }  # fmt: skip
@@ -38,14 +41,18 @@ def copy(tree_of, lines):
 @pytest.mark.parametrize("source", ["d", "d/", "d/.", "./d", "/d", "w/../d", "../d", "dirlink", "dirlink/", "//d//"])
 def test_a_directory_gives_its_contents_however_it_is_written(copy, source):
     assert copy(source, "/n/") == {
-        "n": "dir 755 0:0", "n/a": "file 600 0:0 a", "n/s": "dir 2775 0:0", "n/s/b": "file 644 0:0 b", "n/inner": "-> ../nowhere"}
+        "n": "dir 755 0:0", "n/a": "file 600 0:0 a", "n/s": "dir 2775 0:0", "n/s/b": "file 644 0:0 b",
+        "n/inner": "-> ../nowhere"}
 
 
 @pytest.mark.parametrize(("destination", "path"), [
-    ("/n/", "n/f"), ("/n", "n"), ("/n/.", "n/f"), ("/etc", "etc/f"), ("/etc/", "etc/f"), ("/etc/passwd", "etc/passwd"), ("n", "data/n"),
-    ("n/", "data/n/f"), (".", "data/f"), ("", "data/f"), ("./", "data/f"), ("..", "f"), ("../n", "n"), ("/../../n", "n"), ("/", "f"),
+    ("/n/", "n/f"), ("/n", "n"), ("/n/.", "n/f"), ("/etc", "etc/f"), ("/etc/", "etc/f"), ("/etc/passwd", "etc/passwd"), ("n",
+    "data/n"),
+    ("n/", "data/n/f"), (".", "data/f"), ("", "data/f"), ("./", "data/f"), ("..", "f"), ("../n", "n"), ("/../../n", "n"),
+    ("/", "f"),
     ("/data/l/", "data/sub/f"), ("/data/l", "data/sub/f"), ("/data/l/n", "data/sub/n"), ("/data/tofile", "data/sub/old"),
-    ("/data/void", "data/gone/there"), ("/data/void/", "data/gone/there/f"), ("/var/run/x/f", "run/x/f"), ("/climb/", "data/sub/f"),
+    ("/data/void", "data/gone/there"), ("/data/void/", "data/gone/there/f"), ("/var/run/x/f", "run/x/f"), ("/climb/",
+    "data/sub/f"),
 ])
 def test_where_a_file_goes(copy, destination, path):
     made = copy("f", destination, workdir="/data")
@@ -58,7 +65,8 @@ def test_the_directories_that_lead_there_come_along_as_they_are(copy):
         "data": "dir 711 5:6", "data/sub": "dir 700 7:8", "data/sub/n": "dir 755 0:0", "data/sub/n/f": "file 644 0:0 f"}
 
 
-@pytest.mark.parametrize(("source", "content"), [("link", "f"), ("up", "f"), ("dirlink/a", "a"), ("abs/b", "b"), ("../../f", "f")])
+@pytest.mark.parametrize(("source", "content"), [("link", "f"), ("up", "f"), ("dirlink/a", "a"), ("abs/b", "b"), ("../../f",
+"f")])
 def test_a_source_that_is_a_link_gives_what_it_points_to_under_its_own_name(copy, source, content):
     made = copy(source, "/n/")
     assert made[f"n/{source.rpartition('/')[2]}"].endswith(f" {content}")
@@ -112,7 +120,8 @@ def test_several_sources_fill_one_directory_and_the_last_wins(copy):
 def test_an_existing_directory_keeps_mode_and_owner_but_the_ones_inside_take_those_of_the_source(copy):
     image = {"t": "dir 700 7:8", "t/s": "dir 711 9:9", "t/s/old": "file 644 0:0 old", "t/a": "file 644 9:9 old"}
     assert copy("d", "/t", image=image, kept=True) == {
-        "t": "dir 700 7:8", "t/a": "file 600 0:0 a", "t/s": "dir 2775 0:0", "t/s/b": "file 644 0:0 b", "t/inner": "-> ../nowhere"}
+        "t": "dir 700 7:8", "t/a": "file 600 0:0 a", "t/s": "dir 2775 0:0", "t/s/b": "file 644 0:0 b",
+        "t/inner": "-> ../nowhere"}
 
 
 @pytest.mark.parametrize(("image", "message"), [
@@ -153,14 +162,16 @@ def test_owners_of_a_context_do_not_matter_and_those_of_a_stage_do(copy):
 
 def test_octal_chmod_counts_for_everything_made_without_special_bits_on_the_way(copy):
     assert copy("d", "/n/m", mode="2750") == {
-        "n": "dir 750 0:0", "n/m": "dir 750 0:0", "n/m/a": "file 2750 0:0 a", "n/m/s": "dir 2750 0:0", "n/m/s/b": "file 2750 0:0 b",
+        "n": "dir 750 0:0", "n/m": "dir 750 0:0", "n/m/a": "file 2750 0:0 a", "n/m/s": "dir 2750 0:0",
+        "n/m/s/b": "file 2750 0:0 b",
         "n/m/inner": "-> ../nowhere"}
     assert copy("f", "/n", mode="0") == {"n": "file 0 0:0 f"}
 
 
 def test_symbolic_chmod_changes_the_modes_of_the_source_and_leaves_made_directories_alone(copy):
     assert copy("d", "/n/m", mode="go=u,a-w") == {
-        "n": "dir 755 0:0", "n/m": "dir 755 0:0", "n/m/a": "file 444 0:0 a", "n/m/s": "dir 2555 0:0", "n/m/s/b": "file 444 0:0 b",
+        "n": "dir 755 0:0", "n/m": "dir 755 0:0", "n/m/a": "file 444 0:0 a", "n/m/s": "dir 2555 0:0",
+        "n/m/s/b": "file 444 0:0 b",
         "n/m/inner": "-> ../nowhere"}
 
 
@@ -179,7 +190,8 @@ def test_a_hard_link_replaced_by_a_later_source_does_not_take_the_content_of_oth
 
 
 def test_odd_kinds(copy):
-    source = {"n/b": Entry(b"", "block", 0o660, major=7, minor=3), "n/c": Entry(b"", "char", 0o600, major=1, minor=5), "n/p": "fifo 640"}
+    source = {"n/b": Entry(b"", "block", 0o660, major=7, minor=3), "n/c": Entry(b"", "char", 0o600, major=1, minor=5),
+        "n/p": "fifo 640"}
     assert copy("n", "/n", context=source, keep_owner=True) == {
         "n": "dir 755 0:0", "n/b": "char 660 0:0", "n/c": "char 600 0:0", "n/p": "fifo 640 0:0"}
 
@@ -200,7 +212,8 @@ def test_times_are_those_of_the_source_and_of_made_directories_the_given_one(tre
 
 
 def test_link_does_not_look_at_the_image(copy):
-    assert copy("f", "/var/run/f", link=True, kept=True) == {"var": "dir 755 0:0", "var/run": "dir 755 0:0", "var/run/f": "file 644 0:0 f"}
+    assert copy("f", "/var/run/f", link=True, kept=True) == {"var": "dir 755 0:0", "var/run": "dir 755 0:0",
+        "var/run/f": "file 644 0:0 f"}
     assert copy("f", "/etc", link=True) == {"etc": "file 644 0:0 f"}
     assert copy("f", "/data/l/f", link=True, mode="600") == {"data/sub/f": "file 600 0:0 f"}, "--chmod takes --link away"
 
@@ -240,7 +253,8 @@ def test_parents_gives_existing_directories_the_mode_of_the_source_and_no_more(c
 
 @pytest.mark.parametrize(("exclude", "left"), [
     (["*.txt"], ["b.md", "sub/c.txt", "sub/deep/e.txt"]), (["**/*.txt"], ["b.md"]), (["sub"], ["a.txt", "b.md"]),
-    (["sub/deep"], ["a.txt", "b.md", "sub/c.txt"]), (["*", "!sub/deep/*"], ["sub/deep/e.txt"]), (["*/*.txt"], ["a.txt", "b.md", "sub/deep/e.txt"]),
+    (["sub/deep"], ["a.txt", "b.md", "sub/c.txt"]), (["*", "!sub/deep/*"], ["sub/deep/e.txt"]), (["*/*.txt"], ["a.txt",
+    "b.md", "sub/deep/e.txt"]),
     (["*", "!b*"], ["b.md"]),
 ])
 def test_exclude_is_about_paths_below_what_is_copied(copy, exclude, left):

@@ -33,8 +33,10 @@ def test_symbolic_modes_that_are_none(text):
     ("a+X", 0o666, False, 0o666), ("a+X", 0o644, True, 0o755), ("a+X", 0o744, False, 0o755),
     ("u=rwX,go=rX", 0o600, False, 0o644), ("u=rwX,go=rX", 0o600, True, 0o755), ("u=rwX,go=rX", 0o710, False, 0o755),
     ("g=u", 0o640, False, 0o660), ("go=", 0o777, False, 0o700), ("=", 0o777, False, 0), ("+x", 0o644, False, 0o755),
-    ("u+s,g+s,+t", 0o755, False, 0o7755), ("o+s", 0o755, False, 0o755), ("o+t", 0o755, True, 0o755), ("u-s", 0o4755, False, 0o755),
-    ("a=rx", 0o7755, True, 0o1555), ("a-x,a+X", 0o755, False, 0o755), ("u=rw,g=u-w,o=g", 0o777, False, 0o644), ("a-X", 0o755, False, 0o755),
+    ("u+s,g+s,+t", 0o755, False, 0o7755), ("o+s", 0o755, False, 0o755), ("o+t", 0o755, True, 0o755), ("u-s", 0o4755, False,
+    0o755),
+    ("a=rx", 0o7755, True, 0o1555), ("a-x,a+X", 0o755, False, 0o755), ("u=rw,g=u-w,o=g", 0o777, False, 0o644), ("a-X", 0o755,
+    False, 0o755),
     ("o=u+x-r", 0o640, False, 0o643), ("+-", 0o644, False, 0o644),
 ])
 def test_modes(text, before, directory, after):
