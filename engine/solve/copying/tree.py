@@ -5,6 +5,7 @@ from __future__ import annotations
 from engine.errors import CopyError
 from engine.layer.base import FileTree
 from engine.layer.entries import Entry
+from engine.layer.index import collector_paused
 from engine.solve.copying.draft import Draft, link_entry
 from engine.solve.copying.metadata import Metadata
 from engine.solve.copying.paths import show
@@ -17,10 +18,11 @@ def copy_tree(draft: Draft, tree: FileTree, source: bytes, target: bytes, metada
     """Copies the contents of the directory `source` of `tree` into the directory `target`; both are real paths. With `fresh`
     nothing is in the target yet. Raises `CopyError`."""
     copier = _Copier(draft, tree, metadata)
-    if selection is None:
-        copier.copy_all(source, target, fresh)
-    else:
-        copier.copy_selected(source, target, selection)
+    with collector_paused():
+        if selection is None:
+            copier.copy_all(source, target, fresh)
+        else:
+            copier.copy_selected(source, target, selection)
 
 
 class _Directory:

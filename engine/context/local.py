@@ -1,0 +1,173 @@
+"""A directory as a build context, and where its Dockerfile and ignore file are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from engine.context.directory import DirectoryTree
+from engine.context.faults import show, unreadable
+from engine.context.hashing import EMPTY, Hasher
+from engine.context.rules import ReadRules
+from engine.errors import ContextError
+from engine.layer.resolve import resolve
+
+FILE_LIMIT = 16 << 20
+"""Bytes of a Dockerfile or an ignore file."""
+
+_NAMES = ("Dockerfile", "dockerfile")
+
+
+class DirectoryContext:
+    """Implements `engine.context.base.Context` over a directory.
+
+    `read_rules` makes rules of the ignore file; without it nothing is ignored (only local directories have ignore files). A
+    directory that came from elsewhere is `foreign`: its Dockerfile is looked for inside of it only, whatever links say.
+    """
+
+    def __init__(self, root: str, hasher: Hasher, scratch: Path, *, dockerfile: str | None = None,
+                 read_rules: ReadRules | None = None, foreign: bool = False, owned: Path | None = None) -> None:
+        """`dockerfile` is the path that `dockerfile()` will be asked for: the ignore file may lie beside it. `owned` is a
+        directory to remove at the end. Raises `ContextError`."""
+        self._root = os.path.abspath(root)
+        self._hasher = hasher
+        self._scratch = scratch
+        self._foreign = foreign
+        self._owned = [owned] if owned is not None else []
+        self._plain = DirectoryTree(self._root)
+        self._views: dict[bytes, str] = {}
+        self._lock = anyio.Lock()
+        rules = None
+        if read_rules is not None and (found := self._ignore_file(dockerfile)) is not None:
+            rules = read_rules(found)
+        self.tree = DirectoryTree(self._root, rules) if rules is not None else self._plain
+
+    def dockerfile(self, path: str | None) -> tuple[str, bytes] | None:
+        """See `Context`. A path is relative to the current directory, and if it is not there, to the context."""
+        for name, candidate in self._dockerfiles(path):
+            data = self._read(candidate)
+            if data is not None:
+                return name, data
+        return None
+
+    async def digests(self, paths: Sequence[bytes]) -> dict[bytes, str]:
+        """See `Context`."""
+        out: dict[bytes, str] = {}
+        files, keys = [], []
+        for path in paths:
+            key = self.tree.key(path)
+            if key is not None:
+                files.append(path)
+                keys.append(key)
+            elif self.tree.get(path) is not None:
+                out[path] = EMPTY
+            else:
+                raise ContextError(f"{show(path)} is not in the build context")
+        out.update(await self._hasher.digests(os.fsencode(self._root), files, keys))
+        return out
+
+    async def directory(self, path: bytes) -> str | None:
+        """See `Context`."""
+        async with self._lock:
+            if path not in self._views:
+                self._views[path] = await anyio.to_thread.run_sync(self._view, path)
+            return self._views[path]
+
+    async def aclose(self) -> None:
+        """See `Context`."""
+        for path in self._owned:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(remove_tree, path)
+        self._owned.clear()
+
+    def _dockerfiles(self, path: str | None) -> list[tuple[str, str]]:
+        """Where a Dockerfile may be: its name for people, and a path."""
+        if path is None:
+            return [(name, os.path.join(self._root, name)) for name in _NAMES]
+        inside = os.path.join(self._root, path.lstrip("/") if self._foreign else path)
+        return [(path, inside)] if self._foreign else [(path, os.path.abspath(path)), (path, inside)]
+
+    def _ignore_file(self, dockerfile: str | None) -> bytes | None:
+        """The rules for one Dockerfile replace those for all."""
+        for _, path in self._dockerfiles(dockerfile):
+            found = self._read(path + ".dockerignore")
+            if found is not None:
+                return found
+        return self._read(os.path.join(self._root, ".dockerignore"))
+
+    def _read(self, path: str) -> bytes | None:
+        """A small file, None if it is not there."""
+        try:
+            if self._foreign:
+                real = resolve(self._plain, os.fsencode(os.path.relpath(path, self._root)))
+                return self._plain.read(real)
+            with open(path, "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise ContextError(f"{path} is no regular file")
+                data = file.read(FILE_LIMIT + 1)
+        except (FileNotFoundError, NotADirectoryError, KeyError):
+            return None
+        except OSError as error:
+            raise ContextError(f"cannot read {path}: {error.strerror or error}") from error
+        if len(data) > FILE_LIMIT:
+            raise ContextError(f"{path} is larger than {FILE_LIMIT >> 20} MiB")
+        return data
+
+    def _view(self, path: bytes) -> str:
+        if not self.tree.ignored_below(path):
+            return self._root
+        view = Path(tempfile.mkdtemp(prefix="context-", dir=self._scratch))
+        self._owned.append(view)
+        copy_visible(self.tree, path, view)
+        return str(view)
+
+
+def copy_visible(tree: DirectoryTree, path: bytes, into: Path) -> None:
+    """Copies what a tree shows at and below a path to a directory, under the same path, with modes and times. Raises
+    `ContextError`."""
+    top = os.fsencode(into)
+    made: list[tuple[bytes, int, int]] = []
+    todo = [path] if tree.get(path) is not None else []
+    if todo:
+        os.makedirs(os.path.dirname(top + b"/" + path) if path else top, exist_ok=True)
+    while todo:
+        at = todo.pop()
+        entry = tree.get(at)
+        if entry is None:
+            continue
+        target = top + b"/" + at if at else top
+        try:
+            if entry.kind == "dir":
+                os.makedirs(target, exist_ok=True)
+                made.append((target, entry.mode, entry.mtime))
+                todo += [at + b"/" + name if at else name for name in tree.children(at)]
+            elif entry.kind == "symlink":
+                os.symlink(entry.link, target)
+            elif entry.kind == "file":
+                shutil.copyfile(tree.source(at)[0], target, follow_symlinks=False)
+                os.chmod(target, entry.mode)
+                os.utime(target, ns=(entry.mtime, entry.mtime))
+        except OSError as error:
+            raise unreadable(at, error) from error
+    for target, mode, mtime in reversed(made):
+        os.chmod(target, mode)
+        os.utime(target, ns=(mtime, mtime))
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a directory, also where its own modes forbid it; what cannot be removed stays."""
+    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        for directory, names, _ in os.walk(path):
+            for name in names:
+                inner = os.path.join(directory, name)
+                if not os.path.islink(inner):
+                    os.chmod(inner, 0o700)
+        shutil.rmtree(path, ignore_errors=True)
