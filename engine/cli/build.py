@@ -25,8 +25,10 @@ ELSEWHERE = {
     "--squash": "a stage `FROM scratch` with `COPY --from=…` makes one layer",
     "--rm": "nothing is left behind by a build",
     "--force-rm": "nothing is left behind by a build",
-    "--progress=rawjson": "it is called --progress json here",
-}
+} | dict.fromkeys(
+    ("--add-host", "--allow", "--attest", "--cache-from", "--cache-to", "--call", "--cgroup-parent", "--check",
+     "--no-cache-filter", "--policy", "--shm-size", "--ulimit"), "docker buildx has it, aniko has not yet",
+)  # fmt: skip
 """Flags that people know from other builders, and what to do instead."""
 
 _NO_OUTPUT = ("no output was asked for: the image stays in the state directory. "
@@ -76,8 +78,10 @@ def _configure_outputs(group: argparse._ArgumentGroup) -> None:
                        help="registry, oci, docker, tar or local; tar=false writes oci and docker as a directory; "
                             "DIR means type=local, - a tar to standard output")
     add_switch(group, "--push", help="push the image under its names: the same as --output type=registry")
-    group.add_argument("--iidfile", metavar="PATH", help="write the image's id (its config's digest) to a file")
+    group.add_argument("--iidfile", metavar="PATH", help="write the image's id (its config's digest, or the index's) to a file")
     group.add_argument("--metadata-file", metavar="PATH", help="write digests and names to a file, as JSON")
+    for name in ("--provenance", "--sbom"):
+        group.add_argument(name, choices=("false",), help="no attestations are made: only the value false is taken")
     group.add_argument("--insecure-registry", metavar="HOST[:PORT]", action="append", default=[],
                        help="speak http, or https with a certificate that nobody checks, to this registry "
                             "(not needed on the loopback)")
@@ -100,13 +104,14 @@ def _configure_engine(group: argparse._ArgumentGroup) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Builds; returns 0, or with JSON progress the code of the error that is the last JSON line."""
-    from engine.cli import failure, inputs
+    from engine.cli import failure, inputs, paths
 
     renderer = _renderer(arguments, os.environ)
     try:
-        request = inputs.request(arguments, os.environ, sys.stdin.buffer)
+        config = paths.docker_config(os.environ)
+        request = inputs.request(arguments, os.environ, config, sys.stdin.buffer)
         _refuse_terminals(request, quiet=_is_quiet(arguments))
-        _build(arguments, inputs.settings(arguments, os.environ), request, renderer)
+        _build(arguments, inputs.settings(arguments, os.environ, config), request, renderer)
     except Exception as error:
         renderer.close()
         told = failure.cause(error)

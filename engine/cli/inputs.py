@@ -19,21 +19,23 @@ MAX_DOCKERFILE_SIZE = 16 << 20
 _LEVELS: dict[str, range] = {"gzip": range(0, 10), "zstd": range(1, 23), "none": range(0)}
 
 
-def settings(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
-    """What holds for the engine."""
+def settings(arguments: argparse.Namespace, environ: Mapping[str, str], config: Mapping[str, object]) -> Settings:
+    """What holds for the engine. `config` is docker's."""
     return Settings(
         state_dir=paths.state_dir(arguments.state_dir, environ),
         isolation=arguments.isolation,
         snapshots=arguments.snapshots,
         insecure_registries=frozenset(arguments.insecure_registry),
-        auth=paths.docker_config(environ),
+        auth=config,
         environment=dict(environ),
         ca_file=Path(environ["SSL_CERT_FILE"]) if environ.get("SSL_CERT_FILE") else None,
     )
 
 
-def request(arguments: argparse.Namespace, environ: Mapping[str, str], stdin: BinaryIO) -> BuildRequest:
-    """The build that is asked for. Raises `UsageError` for flags that contradict each other."""
+def request(
+    arguments: argparse.Namespace, environ: Mapping[str, str], config: Mapping[str, object], stdin: BinaryIO
+) -> BuildRequest:
+    """The build that is asked for. `config` is docker's. Raises `UsageError` for flags that contradict each other."""
     if arguments.context == "-" and arguments.file == "-":
         raise UsageError("standard input cannot be both the context and the Dockerfile",
                          hint="give the context as a directory or a file")
@@ -43,7 +45,7 @@ def request(arguments: argparse.Namespace, environ: Mapping[str, str], stdin: Bi
     tags = _tags([*arguments.tag, *out.names])
     if not tags and any(output.kind == "registry" for output in out.outputs):
         raise UsageError("a tag is needed to push", hint="name the image: -t REGISTRY/NAME:TAG")
-    args = _build_args(arguments.build_arg, environ)
+    args = _build_args(arguments.build_arg, environ, config)
     compression, level = _compression(arguments, out.image)
     annotations = {k.removeprefix("annotation."): v for k, v in out.image.items() if k.startswith("annotation.")}
     secrets = [flags.secret(value, environ) for value in arguments.secret]
@@ -79,9 +81,9 @@ def _tags(values: Sequence[str]) -> tuple[Reference, ...]:
     return tags
 
 
-def _build_args(values: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """SOURCE_DATE_EPOCH is passed on from the environment, as docker buildx does."""
-    args = flags.build_args(values, environ)
+def _build_args(values: Sequence[str], environ: Mapping[str, str], config: Mapping[str, object]) -> dict[str, str]:
+    """What is given; and, as docker buildx has it, the proxies of docker's configuration and SOURCE_DATE_EPOCH."""
+    args = paths.proxies(config) | flags.build_args(values, environ)
     if environ.get("SOURCE_DATE_EPOCH") and "SOURCE_DATE_EPOCH" not in args:
         args["SOURCE_DATE_EPOCH"] = environ["SOURCE_DATE_EPOCH"]
     return args

@@ -9,6 +9,9 @@ from pathlib import Path
 from engine import codec
 from engine.errors import UsageError
 
+_PROXIES = {"httpProxy": "HTTP_PROXY", "httpsProxy": "HTTPS_PROXY", "ftpProxy": "FTP_PROXY", "noProxy": "NO_PROXY",
+            "allProxy": "ALL_PROXY"}  # fmt: skip
+
 
 def state_dir(given: str | None, environ: Mapping[str, str]) -> Path:
     """`--state-dir`, else ANIKO_STATE_DIR, else `aniko` in the XDG state directory (default ~/.local/state); absolute."""
@@ -34,6 +37,19 @@ def docker_config(environ: Mapping[str, str]) -> dict[str, object]:
     if text:
         config = _merged(config, _object(text.encode(errors="replace"), "DOCKER_AUTH_CONFIG"))
     return config
+
+
+def proxies(config: Mapping[str, object]) -> dict[str, str]:
+    """The build arguments that docker's configuration asks for: HTTP_PROXY and the like, in both spellings."""
+    section = config.get("proxies")
+    default = section.get("default") if isinstance(section, dict) else None
+    if not isinstance(default, dict):
+        return {}
+    out: dict[str, str] = {}
+    for key, name in _PROXIES.items():
+        if value := default.get(key):
+            out |= {name: str(value), name.lower(): str(value)}
+    return out
 
 
 def _home(environ: Mapping[str, str]) -> Path:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from engine import codec
 from engine.errors import StorageError
+from engine.image.descriptor import INDEX_TYPES
 from engine.request import BuildRequest, BuildResult
 
 
 def metadata(result: BuildResult) -> dict[str, object]:
     """What docker buildx writes into its `--metadata-file`."""
-    out: dict[str, object] = {
-        "containerimage.config.digest": str(result.image_id),
+    out: dict[str, object] = {} if _several(result) else {"containerimage.config.digest": str(result.image_id)}
+    out |= {
         "containerimage.descriptor": {"mediaType": result.media_type, "digest": str(result.digest), "size": result.size},
         "containerimage.digest": str(result.digest),
     }
@@ -24,7 +25,7 @@ def metadata(result: BuildResult) -> dict[str, object]:
 def write(result: BuildResult, *, iidfile: str | None, metadata_file: str | None) -> None:
     """Writes the files that were asked for, each whole or not at all. Raises `StorageError`."""
     if iidfile:
-        _publish(Path(iidfile), str(result.image_id).encode())
+        _publish(Path(iidfile), str(result.digest if _several(result) else result.image_id).encode())
     if metadata_file:
         _publish(Path(metadata_file), codec.encode_pretty(metadata(result)))
 
@@ -36,6 +37,11 @@ def summary(request: BuildRequest, result: BuildResult) -> str:
     lines += [f"{verb} {name}" for name in result.names]
     lines += [f"wrote {output.destination} ({output.kind})" for output in request.outputs if output.destination]
     return "\n".join(lines) + "\n"
+
+
+def _several(result: BuildResult) -> bool:
+    """Whether the image is an index, which has no config of its own."""
+    return result.media_type in INDEX_TYPES
 
 
 def _count(count: int, noun: str) -> str:

@@ -19,7 +19,7 @@ import pytest
 
 from engine.cli.main import main
 from engine.errors import Location, RunError
-from engine.image.descriptor import OCI_MANIFEST
+from engine.image.descriptor import OCI_INDEX, OCI_MANIFEST
 from engine.image.digest import Digest
 from engine.image.platform import Platform
 from engine.image.reference import Reference
@@ -38,6 +38,7 @@ class Engine:
     settings: list[Settings] = field(default_factory=list)
     stdin: list[bytes] = field(default_factory=list)
     closed: int = 0
+    media_type: str = OCI_MANIFEST
     behave: Callable[[Callable[[Event], None]], Awaitable[None]] | None = None
 
     def __call__(self, settings: Settings) -> Engine:
@@ -61,7 +62,7 @@ class Engine:
         sink(StepFinished(0.0, "a", "done"))
         sink(BuildFinished(1.0, ok=True, digest=str(DIGEST)))
         names = tuple(str(tag) for tag in request.tags)
-        return BuildResult(DIGEST, CONFIG, OCI_MANIFEST, 2, b"{}", names, cached=2, ran=1)
+        return BuildResult(DIGEST, CONFIG, self.media_type, 2, b"{}", names, cached=2, ran=1)
 
     @property
     def request(self) -> BuildRequest:
@@ -161,6 +162,26 @@ def test_the_epoch_is_a_build_argument(engine: Engine, monkeypatch: pytest.Monke
     assert main(["build", "--build-arg", "SOURCE_DATE_EPOCH=", "."]) == 0
     assert engine.request.source_date_epoch is None
     assert main(["build", "--build-arg", "SOURCE_DATE_EPOCH=now", "."]) == 2
+
+
+def test_the_proxies_of_docker_s_configuration_are_build_arguments(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker/config.json").write_text('{"proxies": {"default": {"httpProxy": "http://p"}}, "auths": {"h": {}}}')
+    assert main(["build", "--build-arg", "http_proxy=mine", "."]) == 0
+    assert engine.request.build_args == {"HTTP_PROXY": "http://p", "http_proxy": "mine"}
+    assert engine.settings[0].auth["auths"] == {"h": {}}
+
+
+def test_no_attestations_is_what_everybody_gets(engine: Engine) -> None:
+    assert main(["build", "--provenance=false", "--sbom=false", "."]) == 0
+    assert main(["build", "--provenance=true", "."]) == 2
+
+
+def test_an_index_has_no_config(engine: Engine, tmp_path: Path) -> None:
+    engine.media_type = OCI_INDEX
+    assert main(["build", "--iidfile", "iid", "--metadata-file", "meta", "."]) == 0
+    assert (tmp_path / "iid").read_text() == str(DIGEST)
+    assert "containerimage.config.digest" not in json.loads((tmp_path / "meta").read_text())
 
 
 def test_an_output_can_name_and_compress_the_image(engine: Engine) -> None:

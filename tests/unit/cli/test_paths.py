@@ -59,3 +59,10 @@ def test_credentials_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").mkdir()
     with pytest.raises(UsageError, match="cannot read"):
         paths.docker_config({"DOCKER_CONFIG": str(tmp_path)})
+
+
+def test_proxies_are_build_arguments_in_both_spellings() -> None:
+    config = {"proxies": {"default": {"httpProxy": "http://p:1", "noProxy": "x", "ftpProxy": ""}, "tcp://other": {}}}
+    assert paths.proxies(config) == {"HTTP_PROXY": "http://p:1", "http_proxy": "http://p:1", "NO_PROXY": "x", "no_proxy": "x"}
+    for odd in ({}, {"proxies": None}, {"proxies": {"default": None}}, {"proxies": []}):
+        assert paths.proxies(odd) == {}
