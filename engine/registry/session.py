@@ -24,7 +24,7 @@ from yarl import URL
 from engine.errors import RegistryError, UsageError
 from engine.registry.exchange import FilePart, Request, Timeouts
 from engine.registry.retry import TransientError
-from engine.registry.rules import Headers, clean, proxy_for
+from engine.registry.rules import Headers, clean, origin, proxy_for
 
 SEND_SIZE = 1 << 20
 """Bytes of a file that are read and handed to the socket at once."""
@@ -141,6 +141,8 @@ class _FilePayload(aiohttp.Payload):
         self._idle = idle
 
     async def write(self, writer: AbstractStreamWriter) -> None:
+        # Else aiohttp sends the same again after a broken connection, and an upload session gets the bytes twice.
+        self._consumed = True
         part, sent = self._value, 0
         with _open(part) as file:
             while sent < part.length:
@@ -164,7 +166,7 @@ def _open(part: FilePart) -> FileIO:
 
 def explain(error: Exception, request: Request) -> RegistryError:
     """The error for people that a failed exchange stands for: `TransientError` when it may pass."""
-    host = URL(request.url, encoded=True).authority
+    host = origin(request.url)[1]
     place = f"registry {request.registry}"
     if host not in (request.registry, f"registry-1.{request.registry}"):
         place = f"{host} (for {place})"
