@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+from tests.contract.registries import running_registry
 
 HERE = Path(__file__).resolve().parent
 
@@ -87,42 +88,8 @@ def scratch() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def registry(scratch: Path) -> Iterator[str]:
     """A registry of Debian's on the loopback, on a port of its own."""
-    program = shutil.which("docker-registry")
-    if program is None:
-        pytest.fail("docker-registry is not installed: run scripts/install --tests")
-    config = scratch / "registry.yml"
-    config.write_text("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
-                      f"storage: {{filesystem: {{rootdirectory: {scratch}/registry}}, delete: {{enabled: true}}}}\n"
-                      "http: {addr: 127.0.0.1:0}\n")  # fmt: skip
-    process, address = start_registry(program, config)
-    yield address
-    process.terminate()
-    process.wait()
-
-
-def start_registry(program: str, config: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """Starts docker-registry on a free port, which it is told: it does not say which one it took."""
-    import socket
-    import time
-    import urllib.request
-
-    for _ in range(20):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
-        config.write_text(config.read_text().replace("127.0.0.1:0", address))
-        process = subprocess.Popen([program, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 20
-        while process.poll() is None and time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"http://{address}/v2/", timeout=1).close()
-                return process, address
-            except OSError:
-                time.sleep(0.02)
-        config.write_text(config.read_text().replace(address, "127.0.0.1:0"))
-        process.kill()
-        process.wait()
-    raise RuntimeError("docker-registry does not start")
+    with running_registry(scratch) as running:
+        yield running.address
 
 
 @pytest.fixture(scope="session")
