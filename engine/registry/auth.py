@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import anyio
 
@@ -17,7 +17,7 @@ from engine.registry.challenge import Challenge, Token, covers, parse_token, tok
 from engine.registry.credentials import Credential, Credentials
 from engine.registry.exchange import Answer
 from engine.registry.retry import Clock
-from engine.registry.rules import Endpoint, clean, error_text, login_hint, redact
+from engine.registry.rules import Endpoint, clean, error_text, login_hint, redact, web_url
 
 CLIENT_ID = "aniko"
 _REFUSED = frozenset({400, 401, 403})
@@ -101,14 +101,15 @@ class Authenticator:
     def _expect_token(self, claim: Claim, challenge: Challenge, rejected: str | None) -> None:
         realm = challenge.parameters["realm"]
         endpoint = self._endpoint(claim.registry)
-        parts = urlsplit(realm)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        parts = web_url(realm)
+        if parts is None:
             raise AuthError(f"registry {claim.registry} names an unusable token service {clean(realm)!r}", status=401)
         if parts.scheme == "http" and endpoint and endpoint.scheme == "https" and endpoint.verify:
             raise AuthError(f"registry {claim.registry} wants credentials sent unencrypted to {redact(realm)}", status=401)
         self._schemes[claim.registry] = _Bearer(realm, challenge.parameters.get("service", ""))
-        if not challenge.scopes <= claim.scopes:
-            self._wider[claim.registry, claim.scopes] = claim.scopes | challenge.scopes
+        more = frozenset(scope for scope in challenge.scopes if not covers(claim.scopes, frozenset({scope})))
+        if more:
+            self._wider[claim.registry, claim.scopes] = claim.scopes | more
         tokens = self._tokens.get((claim.registry, claim.repository), {})
         for scopes in [s for s, token in tokens.items() if f"Bearer {token.value}" == rejected]:
             del tokens[scopes]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from urllib.parse import quote, urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit, urlunsplit
 
 from engine import codec
 from engine.errors import AuthError, NotFoundError, RegistryError
@@ -113,20 +113,28 @@ def redact(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
 
 
+def web_url(text: str) -> SplitResult | None:
+    """The parts of an http or https URL with a host; None when a text is none."""
+    try:
+        parts = urlsplit(text.strip())
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    return parts if usable else None
+
+
 def follow(base: str, location: str, endpoint: Endpoint) -> str:
     """The URL a Location header stands for, seen from the URL `base`; raises `RegistryError` when it is none.
 
     A registry behind a proxy often names itself with http where it is spoken to by https: the scheme then stays https.
     """
     try:
-        url = urljoin(base, location.strip())
-        parts = urlsplit(url)
-        host = parts.hostname
+        parts = web_url(urljoin(base, location.strip())) if location else None
     except ValueError:
-        host, parts = None, urlsplit("")
-    if not location or not host or parts.scheme not in ("http", "https"):
+        parts = None
+    if parts is None:
         raise RegistryError(f"registry {endpoint.host} sent an unusable location {clean(location)!r}")
-    if parts.scheme == "http" and endpoint.scheme == "https" and host == urlsplit(endpoint.base).hostname:
+    if parts.scheme == "http" and endpoint.scheme == "https" and parts.hostname == urlsplit(endpoint.base).hostname:
         netloc = endpoint.host if parts.port in (None, 80) else parts.netloc
         parts = parts._replace(scheme="https", netloc=netloc)
     return urlunsplit(parts._replace(fragment=""))

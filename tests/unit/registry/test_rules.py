@@ -83,7 +83,7 @@ def test_locations_are_followed_and_never_downgraded(location: str, expected: st
     assert follow("https://reg.example:5000/v2/a/blobs/uploads/", location, HTTPS) == expected
 
 
-@pytest.mark.parametrize("location", ["", "ftp://x/y", "file:///etc/passwd", "http://", "http://[bad/"])
+@pytest.mark.parametrize("location", ["", "ftp://x/y", "file:///etc/passwd", "http://", "http://[bad/", "http://h:999999/", "http://h:x/"])
 def test_unusable_locations_are_an_error(location: str) -> None:
     with pytest.raises(RegistryError, match="unusable location"):
         follow("https://reg.example:5000/", location, HTTPS)
