@@ -1,4 +1,4 @@
-"""Content digests of files on disk, for many files in one job."""
+"""Digests of files where they lie."""
 
 from __future__ import annotations
 
@@ -6,28 +6,31 @@ import hashlib
 import os
 from collections.abc import Sequence
 
-CHUNK = 1 << 20
+from engine.errors import ContextError
+
+_PIECE = 1 << 20
 
 
 def hash_ranges(ranges: Sequence[tuple[bytes, int, int]]) -> list[str]:
-    """sha256 (hexadecimal) of each (absolute path, offset, size in bytes); raises `OSError`, also for a file that ends early.
-
-    A symlink at the end of a path is refused: the paths are of regular files, and what they were cannot have become a link.
-    """
-    return [_hash(*one) for one in ranges]
+    """sha256 (hexadecimal) of parts of files, each an absolute path, an offset and a size in bytes. A job for a worker. Raises
+    `ContextError` for a file that is gone, is none, or is too short."""
+    return [_hash(*each) for each in ranges]
 
 
 def _hash(path: bytes, offset: int, size: int) -> str:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    digest = hashlib.sha256()
     try:
-        digest = hashlib.sha256()
-        while size:
-            data = os.pread(descriptor, min(size, CHUNK), offset)
-            if not data:
-                raise OSError(f"{os.fsdecode(path)} is shorter than it was")
-            digest.update(data)
-            offset += len(data)
-            size -= len(data)
-        return digest.hexdigest()
-    finally:
-        os.close(descriptor)
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            while size:
+                piece = os.pread(file, min(size, _PIECE), offset)
+                if not piece:
+                    raise ContextError(f"{path.decode('utf-8', 'backslashreplace')} changed while it was read")
+                digest.update(piece)
+                offset += len(piece)
+                size -= len(piece)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise ContextError(f"cannot read {path.decode('utf-8', 'backslashreplace')}: {error.strerror}") from error
+    return digest.hexdigest()

@@ -1,0 +1,81 @@
+"""A layer's blob as its tar: decompressed in one thread, digested in another, read in the caller's."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from queue import Queue
+from types import TracebackType
+
+from engine.errors import ContentError, StorageError
+from engine.layer.decompress import open_decompressor
+
+_WAITING = 12
+
+
+class Inflated:
+    """The tar in a blob. A context manager; leaving it ends its threads."""
+
+    def __init__(self, blob_path: str, *, algorithm: str = "sha256") -> None:
+        try:
+            self._file = os.open(blob_path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StorageError(f"cannot read {blob_path}: {error.strerror}") from error
+        self._stop = self._ended = False
+        self._digest = hashlib.new(algorithm)
+        self.size = 0
+        """Bytes of the tar so far."""
+        self._chunks: Queue[bytes | BaseException | None] = Queue(_WAITING)
+        self._to_digest: Queue[bytes | None] = Queue(_WAITING)
+        self._threads = [threading.Thread(target=target, name=name, daemon=True)
+                         for target, name in ((self._inflate, "inflate"), (self._hash, "digest"))]  # fmt: skip
+        for thread in self._threads:
+            thread.start()
+
+    def chunk(self) -> bytes:
+        """The next piece of the tar, empty at its end; raises `ContentError` for a broken blob."""
+        if self._ended:
+            return b""
+        item = self._chunks.get()
+        if isinstance(item, bytes):
+            self.size += len(item)
+            return item
+        self._ended = True
+        if item is None:
+            return b""
+        raise item
+
+    def diff_id(self) -> str:
+        """The digest of the tar in hexadecimal, once all of it has been read."""
+        if not self._ended:
+            raise ContentError("the layer has not been read to its end")
+        self._threads[1].join()
+        return self._digest.hexdigest()
+
+    def _inflate(self) -> None:
+        try:
+            for piece in open_decompressor(lambda size: os.read(self._file, size)):
+                if self._stop:
+                    break
+                self._chunks.put(piece)
+                self._to_digest.put(piece)
+            self._chunks.put(None)
+        except BaseException as error:
+            self._chunks.put(error)
+        self._to_digest.put(None)
+
+    def _hash(self) -> None:
+        while (piece := self._to_digest.get()) is not None:
+            self._digest.update(piece)
+
+    def __enter__(self) -> Inflated:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop = True
+        while not self._ended:
+            self._ended = not isinstance(self._chunks.get(), bytes)
+        for thread in self._threads:
+            thread.join()
+        os.close(self._file)
