@@ -9,13 +9,11 @@ from engine.layer.base import FileTree
 
 
 class Context(Protocol):
-    """A place with files. It lives until `aclose`, which removes what was fetched or unpacked for it."""
+    """A place with files. It lives until `aclose`, which removes what was fetched or unpacked for it. Raises `ContextError` for
+    what cannot be read."""
 
     tree: FileTree
     """What may be copied: without the files that the ignore file names."""
-
-    root: str | None
-    """An absolute path where the files lie as a plain directory tree, for bind mounts; None for an empty context."""
 
     def dockerfile(self, path: str | None) -> tuple[str, bytes] | None:
         """The Dockerfile's name for people and its bytes (default: `Dockerfile`, else `dockerfile`); None if it is not there.
@@ -24,6 +22,10 @@ class Context(Protocol):
     async def digests(self, paths: Sequence[bytes]) -> dict[bytes, str]:
         """sha256 (hexadecimal) of regular files' contents, from the store of earlier digests where inode, size, mtime and ctime
         say that nothing changed."""
+
+    async def directory(self, path: bytes) -> str | None:
+        """For bind mounts: an absolute path of a directory on disk that has, at and below the same `path`, what may be copied and
+        nothing else. It may be the context's own; it lives as long as the context. None for an empty context."""
 
     async def aclose(self) -> None:
         """Removes temporary files."""

@@ -62,14 +62,14 @@ class DirectoryContext:
         out: dict[bytes, str] = {}
         files, keys = [], []
         for path in paths:
+            if self.tree.get(path) is None:
+                raise ContextError(f"{show(path)} is not in the build context")
             key = self.tree.key(path)
             if key is not None:
                 files.append(path)
                 keys.append(key)
-            elif self.tree.get(path) is not None:
-                out[path] = EMPTY
             else:
-                raise ContextError(f"{show(path)} is not in the build context")
+                out[path] = EMPTY
         out.update(await self._hasher.digests(os.fsencode(self._root), files, keys))
         return out
 
