@@ -48,11 +48,12 @@ def login(address: str, user: str, password: str) -> dict[str, object]:
 
 @asynccontextmanager
 async def connected(config: Mapping[str, object] | None = None, *, clock: Clock | None = None, transfers: int = 4,
-                    environment: Mapping[str, str] | None = None, **more: Any) -> AsyncIterator[RegistryClient]:
+                    environment: Mapping[str, str] | None = None, insecure: frozenset[str] = frozenset(),
+                    **more: Any) -> AsyncIterator[RegistryClient]:
     """A client that is closed at the end."""
-    client = RegistryClient(credentials=Credentials(config or {}, environment or {}), insecure=more.pop("insecure", frozenset()),
-                            downloads=anyio.CapacityLimiter(transfers), uploads=anyio.CapacityLimiter(transfers),
-                            clock=clock or Clock(), **more)
+    client = RegistryClient(credentials=Credentials(config or {}, environment or {}), insecure=insecure,
+                            environment=environment or {}, downloads=anyio.CapacityLimiter(transfers),
+                            uploads=anyio.CapacityLimiter(transfers), clock=clock or Clock(), **more)
     try:
         yield client
     finally:

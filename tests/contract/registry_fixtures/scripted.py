@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -45,10 +46,11 @@ class Scripted:
             server.on("GET", "/v2/app/manifests/1", Say(500), Say(200, raw))
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.seen: list[Seen] = []
         self._rules: list[_Rule] = []
         self._runner: web.AppRunner | None = None
+        self._tls = tls
         self.on("GET", "/v2/", Say(200, b"{}"))
 
     def on(self, method: str, path: str, *answers: Say | Handler) -> None:
@@ -85,7 +87,7 @@ class Scripted:
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5, auto_decompress=False)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls).start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
