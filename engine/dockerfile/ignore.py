@@ -69,7 +69,7 @@ class IgnoreMatcher:
             elif body.startswith("**/") and not set(body[3:]) & (_SPECIAL | {"/"}):
                 self._names.setdefault(body[3:], []).append(index)
             else:
-                self._expressions.append((index, re.compile(expression)))
+                self._expressions.append((index, expression))
         self._any = re.compile("|".join(f"(?:{e.pattern})" for _, e in self._expressions) or "(?!)")
 
     def match(self, path: str | bytes, parent: int = 0) -> tuple[bool, int]:
@@ -138,7 +138,7 @@ def _clean(path: str) -> str:
     return cleaned[1:] if cleaned.startswith("//") else cleaned
 
 
-def _compiled(text: str) -> tuple[bool, str, str | None]:
+def _compiled(text: str) -> tuple[bool, str, re.Pattern[str] | None]:
     """Whether a pattern is a `!` one, its body, and the expression that matches it; None if only the body itself does."""
     text = _clean(text.strip(SPACE))
     negated = text.startswith("!")
@@ -147,7 +147,8 @@ def _compiled(text: str) -> tuple[bool, str, str | None]:
         raise ContextError('illegal exclusion pattern: "!"')
     try:
         compile_go_glob(body)
-        return negated, body, _expression(body)
+        expression = _expression(body)
+        return negated, body, None if expression is None else re.compile(expression)
     except (BadPattern, re.error):
         raise ContextError("syntax error in pattern") from None
 

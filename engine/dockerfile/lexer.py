@@ -113,8 +113,6 @@ class _Reader:
                 statement, after = self._statement(first, last)
                 yield statement
                 end = max(end, after)
-                if after > last + 1:
-                    break
             start = end
 
     def _may_open_heredoc(self, index: int) -> bool:

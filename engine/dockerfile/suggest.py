@@ -9,17 +9,19 @@ _LONGEST = 100
 
 
 def suggest(word: str, options: Iterable[str], *, case_sensitive: bool = False) -> str | None:
-    """The option nearest to `word`, when fewer than three letters have to be inserted, removed or replaced; the first one
-    among equals. None when there is none, or when `word` is one of the options: then the mistake is another. Without
-    `case_sensitive` the answer is in upper case if `word` is, else in lower case.
+    """The option nearest to `word`, when fewer than three letters have to be inserted, removed or replaced. Among equals, one
+    that begins alike, else the first (BuildKit takes any).
+
+    None when there is none, or when `word` is one of the options: then the mistake is another. Without `case_sensitive` the
+    answer is in upper case if `word` is, else in lower case.
     """
     wanted = word if case_sensitive else word.lower()
-    best, best_distance = None, _LIMIT
+    best, best_distance = None, float(_LIMIT)
     for option in options:
         candidate = option if case_sensitive else option.lower()
         if candidate == wanted:
             return None
-        distance = _distance(wanted, candidate)
+        distance = _distance(wanted, candidate) + (0 if candidate[:1] == wanted[:1] else 0.5)
         if distance < best_distance:
             best, best_distance = candidate, distance
     if best is None or case_sensitive or word == word.lower():
