@@ -23,10 +23,14 @@ def mount_root(root: Root, target: str, xattrs: Xattrs) -> None:
     if isinstance(root, DirectoryRoot):
         bind(root.path, target, syscalls.MOUNT_ATTR_NODEV)
         return
-    if root.upper is None and len(root.lower) == 1:
+    if not root.lower and root.upper is None:
+        syscalls.mount("tmpfs", target, "tmpfs", syscalls.MS_NODEV | syscalls.MS_RDONLY, "mode=755")
+    elif not root.lower:
+        bind(root.upper or "", target, syscalls.MOUNT_ATTR_NODEV)
+    elif root.upper is None and len(root.lower) == 1:
         bind(root.lower[0], target, syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_RDONLY)
-        return
-    mount_overlay(root.lower, root.upper, root.work, target, xattrs)
+    else:
+        mount_overlay(root.lower, root.upper, root.work, target, xattrs)
 
 
 def mount_overlay(lower: tuple[str, ...], upper: str | None, work: str | None, target: str, xattrs: Xattrs) -> None:

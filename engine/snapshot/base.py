@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.layer.tree import Tree
-
 from engine.isolate.base import Root
 from engine.layer.base import Chain, Layer
 from engine.layer.entries import Change
+from engine.layer.tree import Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +53,6 @@ class Snapshotter(Protocol):
     async def files(self, chain: Chain, tree: Tree, paths: Sequence[bytes]) -> Mapping[bytes, tuple[bytes, int]]:
         """Where the bytes of regular files of a state lie on disk: absolute path and offset for each path. Unpacks no layer that
         holds none of them."""
+
+    async def aclose(self) -> None:
+        """Removes the snapshots that are still active. Unpacked layers stay."""

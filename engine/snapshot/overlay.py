@@ -1,0 +1,105 @@
+"""Snapshots by overlayfs: a chain is a stack of layer directories, and a step's upper directory is what it changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import anyio
+
+from engine.content.base import ContentStore
+from engine.content.scratch import Scratch
+from engine.isolate.base import Environment, OverlayRoot, Root
+from engine.layer.apply import Style
+from engine.layer.base import Chain, Layer
+from engine.layer.entries import Change, Entry
+from engine.layer.index import IndexStore
+from engine.layer.tree import Tree
+from engine.snapshot import jobs
+from engine.snapshot.base import Active
+from engine.snapshot.compare import changes, suspects
+from engine.snapshot.layers import LayerDirs, Place, chain_name
+from engine.snapshot.upper import found_in, read_upper, same_as_below
+from engine.workers.base import Workers
+
+_ROOT = Entry(b"", "dir", 0o755)
+
+
+class OverlaySnapshotter:
+    """Implements `Snapshotter`. Directories appear in `layers` and `roots` of the state directory when they are needed."""
+
+    def __init__(self, state_dir: Path, content: ContentStore, workers: Workers, indexes: IndexStore) -> None:
+        self._state_dir = state_dir.absolute()
+        self._content = content
+        self._workers = workers
+        self._indexes = indexes
+        self._scratch = Scratch(self._state_dir / "roots")
+        self._opening = anyio.Lock()
+        self._layers: LayerDirs | None = None
+        self._environment: Environment | None = None
+
+    async def unpack(self, layer: Layer) -> None:
+        """See `Snapshotter`."""
+        await (await self._opened())[0].ensure(layer)
+
+    async def prepare(self, chain: Chain, tree: Tree) -> Active:
+        """See `Snapshotter`."""
+        layers, environment = await self._opened()
+        lower = await layers.lowers(chain)
+        directory = self._scratch.directory("overlay-")
+        root = tree.get(b"") or _ROOT
+        await self._workers.call(jobs.make_active, str(directory), ("upper", "work"), root, environment.ids)
+        overlay = OverlayRoot(lower, f"{directory}/upper", f"{directory}/work")
+        return Active(str(directory.relative_to(self._state_dir)), overlay, chain)
+
+    async def changes(self, active: Active, tree: Tree) -> Sequence[Change]:
+        """See `Snapshotter`."""
+        _, environment = await self._opened()
+        assert isinstance(active.root, OverlayRoot) and active.root.upper is not None
+        upper = active.root.upper
+        found = found_in(await self._workers.call(read_upper, upper, environment.xattrs))
+        same: Sequence[bytes] = suspects(found, tree, environment.ids)
+        if same:
+            same = await self._workers.call(same_as_below, upper, active.root.lower, same)
+        return changes(found, tree, environment.ids, frozenset(same), os.fsencode(upper))
+
+    async def commit(self, active: Active, chain: Chain) -> None:
+        """See `Snapshotter`."""
+        layers, _ = await self._opened()
+        assert isinstance(active.root, OverlayRoot) and active.root.upper is not None
+        final = layers.path("chain", chain_name(chain))
+        await self._workers.call(jobs.keep_upper, active.root.upper, str(final), str(self._state_dir / active.id))
+
+    async def discard(self, active: Active) -> None:
+        """See `Snapshotter`."""
+        await self._remove(self._state_dir / active.id)
+
+    async def view(self, chain: Chain, tree: Tree) -> Root:
+        """See `Snapshotter`."""
+        layers, _ = await self._opened()
+        return OverlayRoot(await layers.lowers(chain))
+
+    async def files(self, chain: Chain, tree: Tree, paths: Sequence[bytes]) -> Mapping[bytes, tuple[bytes, int]]:
+        """See `Snapshotter`."""
+        return await (await self._opened())[0].files(chain, tree, paths)
+
+    async def aclose(self) -> None:
+        """Removes what is still active."""
+        await self._scratch.aclose(self._remove)
+
+    async def _remove(self, directory: Path) -> None:
+        await self._workers.call(jobs.remove_root, str(directory))
+
+    async def _opened(self) -> tuple[LayerDirs, Environment]:
+        """The layer store and the machine's abilities; the first time, also removes what processes that died have left."""
+        if self._layers is None or self._environment is None:
+            async with self._opening:
+                environment = self._environment = await self._workers.environment()
+                if self._layers is None:
+                    await self._scratch.reclaim(self._remove)
+                    directory = self._state_dir / "layers" / f"overlay-{environment.xattrs}-{environment.ids.kind}"
+                    style: Style = "overlay-trusted" if environment.xattrs == "trusted" else "overlay-user"
+                    place = Place(directory, self._scratch, style, environment.ids)
+                    self._layers = LayerDirs(place, self._content, self._workers, self._indexes)
+        return self._layers, self._environment

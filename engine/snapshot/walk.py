@@ -1,0 +1,159 @@
+"""Snapshots by plain directories: a chain is a directory its layers were applied to, and a walk tells what a step changed.
+
+For machines that cannot mount an overlay. A root moves along its stage: after a step it is the root of the longer chain, and what
+instructions without RUN have added is applied to it when the next RUN needs it. Another branch of the build makes its own root.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import anyio
+
+from engine.content.base import ContentStore
+from engine.content.scratch import Scratch
+from engine.isolate.base import DirectoryRoot, Environment, Root
+from engine.layer.apply import scan
+from engine.layer.base import Chain, Layer
+from engine.layer.entries import Change, Entry
+from engine.layer.hashing import hash_ranges
+from engine.layer.index import IndexStore
+from engine.layer.tree import Tree
+from engine.snapshot import jobs, state
+from engine.snapshot.base import Active
+from engine.snapshot.compare import Found, changes, suspects
+from engine.snapshot.layers import LayerDirs, Place, blob_path, chain_name
+from engine.workers.base import Workers
+
+_ROOT = Entry(b"", "dir", 0o755)
+_MOST_IDLE = 8
+
+
+class WalkSnapshotter:
+    """Implements `Snapshotter`. Directories appear in `layers` and `roots` of the state directory when they are needed."""
+
+    def __init__(self, state_dir: Path, content: ContentStore, workers: Workers, indexes: IndexStore) -> None:
+        self._state_dir = state_dir.absolute()
+        self._content = content
+        self._workers = workers
+        self._indexes = indexes
+        self._scratch = Scratch(self._state_dir / "roots")
+        self._opening = anyio.Lock()
+        self._layers: LayerDirs | None = None
+        self._environment: Environment | None = None
+        self._idle: list[tuple[str, Path]] = []
+        """Committed roots by the names of their chains, the oldest first."""
+
+    async def unpack(self, layer: Layer) -> None:
+        """See `Snapshotter`. Only the index is made: a layer's files are written when a root needs them."""
+        if not self._indexes.path(layer.diff_id).exists():
+            await self._workers.call(scan, str(blob_path(self._content, layer)), str(layer.diff_id), str(self._indexes.directory))
+
+    async def prepare(self, chain: Chain, tree: Tree) -> Active:
+        """See `Snapshotter`."""
+        await self._opened()
+        count, directory = self._take(chain)
+        try:
+            await self._build(directory, chain[count:], tree)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._remove(directory)
+            raise
+        return Active(str(directory.relative_to(self._state_dir)), DirectoryRoot(f"{directory}/{state.ROOT}"), chain)
+
+    async def changes(self, active: Active, tree: Tree) -> Sequence[Change]:
+        """See `Snapshotter`."""
+        _, environment = await self._opened()
+        directory = self._state_dir / active.id
+        index, removed = await self._workers.call(state.read_changes, str(directory))
+        found = Found(index.entries, removed)
+        root = os.fsencode(directory / state.ROOT)
+        doubtful = suspects(found, tree, environment.ids)
+        same = await self._same(root, doubtful, active.chain, tree) if doubtful else frozenset()
+        return changes(found, tree, environment.ids, same, root)
+
+    async def commit(self, active: Active, chain: Chain) -> None:
+        """See `Snapshotter`."""
+        directory = self._state_dir / active.id
+        await self._workers.call(state.keep_state, str(directory))
+        self._idle.append((chain_name(chain), directory))
+        while len(self._idle) > _MOST_IDLE:
+            await self._remove(self._idle.pop(0)[1])
+
+    async def discard(self, active: Active) -> None:
+        """See `Snapshotter`."""
+        await self._remove(self._state_dir / active.id)
+
+    async def view(self, chain: Chain, tree: Tree) -> Root:
+        """See `Snapshotter`."""
+        layers, _ = await self._opened()
+        final = layers.path("view", chain_name(chain))
+        if not final.is_dir():
+            directory = self._scratch.directory("view-")
+            try:
+                await self._build(directory, chain, tree)
+                final.parent.mkdir(exist_ok=True)
+                await self._workers.call(jobs.publish, str(directory), str(final))
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._remove(directory)
+        return DirectoryRoot(f"{final}/{state.ROOT}")
+
+    async def files(self, chain: Chain, tree: Tree, paths: Sequence[bytes]) -> Mapping[bytes, tuple[bytes, int]]:
+        """See `Snapshotter`. Layers that hold some of the files are unpacked by themselves for it."""
+        return await (await self._opened())[0].files(chain, tree, paths)
+
+    async def aclose(self) -> None:
+        """Removes all roots."""
+        await self._scratch.aclose(self._remove)
+
+    def _take(self, chain: Chain) -> tuple[int, Path]:
+        """The committed root that has most layers of the chain, how many it has, and no more than these; or a new directory."""
+        names = [chain_name(chain[:count]) for count in range(len(chain) + 1)]
+        for count in range(len(chain), 0, -1):
+            for i, (name, directory) in enumerate(self._idle):
+                if name == names[count]:
+                    del self._idle[i]
+                    return count, directory
+        return 0, self._scratch.directory("walk-")
+
+    async def _build(self, directory: Path, layers: Chain, tree: Tree) -> None:
+        _, environment = await self._opened()
+        blobs = [(str(blob_path(self._content, layer)), str(layer.diff_id)) for layer in layers]
+        await self._workers.call(state.build_root, str(directory), blobs, tree.get(b"") or _ROOT, environment.ids)
+
+    async def _same(self, root: bytes, paths: Sequence[bytes], chain: Chain, tree: Tree) -> frozenset[bytes]:
+        """Those of the paths whose content is what it was. What it was only the layer's blob knows, if the index does not."""
+        known: dict[bytes, str] = {}
+        unknown: dict[int, dict[bytes, bytes]] = {}
+        for path in paths:
+            entry = tree.get(path)
+            if entry is not None and entry.digest:
+                known[path] = entry.digest
+            else:
+                number, at = tree.locate(path)
+                unknown.setdefault(number, {})[at] = path
+        for number, wanted in unknown.items():
+            blob = str(blob_path(self._content, chain[number]))
+            for at, digest in (await self._workers.call(state.digests, blob, tuple(wanted))).items():
+                known[wanted[at]] = digest
+        sizes = {path: entry.size for path in paths if (entry := tree.get(path)) is not None}
+        now = await self._workers.call(hash_ranges, [(root + b"/" + path, 0, sizes[path]) for path in paths])
+        return frozenset(path for path, digest in zip(paths, now, strict=True) if known.get(path) == digest)
+
+    async def _remove(self, directory: Path) -> None:
+        await self._workers.call(jobs.remove_root, str(directory))
+
+    async def _opened(self) -> tuple[LayerDirs, Environment]:
+        """The layer store and the machine's abilities; the first time, also removes what processes that died have left."""
+        if self._layers is None or self._environment is None:
+            async with self._opening:
+                environment = self._environment = await self._workers.environment()
+                if self._layers is None:
+                    await self._scratch.reclaim(self._remove)
+                    place = Place(self._state_dir / "layers" / f"plain-{environment.ids.kind}", self._scratch, "plain",
+                                  environment.ids)
+                    self._layers = LayerDirs(place, self._content, self._workers, self._indexes)
+        return self._layers, self._environment
