@@ -14,6 +14,7 @@ import anyio.lowlevel
 import pytest
 
 from engine.cache.flight import FileLocks, SingleFlight, once
+from engine.content import claims
 from engine.errors import StorageError
 
 HOLDER = """
@@ -60,6 +61,33 @@ async def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
             group.start_soon(work)
     assert most == 1
     assert os.listdir(tmp_path) == []
+
+
+async def test_who_waited_for_a_file_that_was_removed_waits_for_its_successor(tmp_path: Path,
+                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    locks, order, got_the_old_file = FileLocks(tmp_path), list[str](), anyio.Event()
+    try_lock = claims.try_lock
+
+    def watched(fd: int, *, shared: bool = False) -> bool:
+        if (taken := try_lock(fd, shared=shared)) and os.fstat(fd).st_nlink == 0:
+            got_the_old_file.set()
+        return taken
+
+    async def late() -> None:
+        async with locks.hold("key"):
+            order.append("late")
+
+    async with anyio.create_task_group() as group:
+        async with locks.hold("key"):
+            group.start_soon(late)
+            await anyio.wait_all_tasks_blocked()
+            monkeypatch.setattr(claims, "try_lock", watched)
+        async with locks.hold("key"):
+            with anyio.fail_after(10):
+                await got_the_old_file.wait()
+            await anyio.wait_all_tasks_blocked()
+            order.append("successor")
+    assert order == ["successor", "late"]
 
 
 async def test_names_do_not_matter_to_each_other(tmp_path: Path) -> None:
