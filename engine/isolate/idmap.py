@@ -46,7 +46,7 @@ def _call(argv: list[str]) -> None:
     """Runs a program (without `subprocess`, which takes the fork server longer to import than all the rest)."""
     said, stderr = os.pipe2(os.O_CLOEXEC)
     try:
-        pid = os.posix_spawn(_which(argv[0]) or argv[0], argv, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, stderr, 2)])
+        pid = os.posix_spawn(_which(argv[0]) or argv[0], argv, {}, file_actions=[(os.POSIX_SPAWN_DUP2, stderr, 2)])
     except OSError as error:
         raise MapError(f"{argv[0]}: {error.strerror}") from error
     finally:
@@ -58,8 +58,8 @@ def _call(argv: list[str]) -> None:
 
 
 def _which(program: str) -> str | None:
-    for directory in (*os.environ.get("PATH", "").split(":"), "/usr/bin", "/usr/local/bin", "/bin"):
-        if directory and os.access(f"{directory}/{program}", os.X_OK):
+    for directory in ("/usr/bin", "/usr/local/bin", "/bin", "/usr/sbin", "/sbin", "/run/wrappers/bin"):
+        if os.access(f"{directory}/{program}", os.X_OK):
             return f"{directory}/{program}"
     return None
 

@@ -31,6 +31,10 @@ class Active:
 class Snapshotter(Protocol):
     """Root filesystem states by overlayfs, or by plain directories and walks."""
 
+    async def missing(self, chain: Chain) -> Sequence[Layer]:
+        """The layers whose blobs `prepare` and `view` of the chain need, and that `unpack` has work with: none for a state that is
+        there."""
+
     async def unpack(self, layer: Layer) -> None:
         """Unpacks one layer's blob into the layer store (and stores its index), unless it is there; verifies its diff id."""
 

@@ -82,6 +82,12 @@ class LayerDirs:
                     style=self._place.style, ids=self._place.ids))
         self._turns.pop(name, None)
 
+    def missing(self, chain: Chain) -> list[Layer]:
+        """The layers of a chain that have to be unpacked before it can be stacked."""
+        return [layer for i, layer in enumerate(chain)
+                if not self.path("chain", chain_name(chain[: i + 1])).is_dir()
+                and not (self.path("diff", layer.diff_id.hex).is_dir() and self._indexes.path(layer.diff_id).exists())]
+
     async def lowers(self, chain: Chain) -> tuple[str, ...]:
         """The directories that make up a chain's files, topmost first; unpacks what is missing, side by side."""
         names = [chain_name(chain[: i + 1]) for i in range(len(chain))]

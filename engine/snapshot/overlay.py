@@ -39,6 +39,10 @@ class OverlaySnapshotter:
         self._layers: LayerDirs | None = None
         self._environment: Environment | None = None
 
+    async def missing(self, chain: Chain) -> Sequence[Layer]:
+        """See `Snapshotter`."""
+        return (await self._opened())[0].missing(chain)
+
     async def unpack(self, layer: Layer) -> None:
         """See `Snapshotter`."""
         await (await self._opened())[0].ensure(layer)

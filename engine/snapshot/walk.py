@@ -46,6 +46,13 @@ class WalkSnapshotter:
         self._idle: list[tuple[str, Path]] = []
         """Committed roots by the names of their chains, the oldest first."""
 
+    async def missing(self, chain: Chain) -> Sequence[Layer]:
+        """See `Snapshotter`."""
+        await self._opened()
+        names = {name for name, _ in self._idle}
+        there = max((count for count in range(len(chain) + 1) if chain_name(chain[:count]) in names), default=0)
+        return chain[there:]
+
     async def unpack(self, layer: Layer) -> None:
         """See `Snapshotter`. Only the index is made: a layer's files are written when a root needs them."""
         if not self._indexes.path(layer.diff_id).exists():
