@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -13,7 +14,7 @@ import anyio
 
 from engine.cache.flight import SingleFlight
 from engine.context.base import Context
-from engine.context.open import open_context
+from engine.context.open import ContextOptions, open_context
 from engine.errors import EngineError, UsageError
 from engine.output.base import Output
 from engine.output.make import make_outputs
@@ -68,12 +69,14 @@ class Engine:
     def _job(self, wiring: Wiring, request: BuildRequest, report: Reporter, stdin: BinaryIO | None,
              stack: AsyncExitStack) -> Job:  # fmt: skip
         mechanisms = wiring.mechanisms
-        contexts = _Contexts(wiring, request, stdin, stack)
+        scratch = wiring.scratch.directory("build")
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        contexts = _Contexts(wiring, request, stdin, stack, scratch)
         images = Images(mechanisms.content, mechanisms.registry, mechanisms.blobs)
         return Job(
-            mechanisms=mechanisms, images=images, report=report, scratch=wiring.scratch.directory("build"), context=contexts.open,
+            mechanisms=mechanisms, images=images, report=report, scratch=scratch, context=contexts.open,
             secrets=request.secrets, ssh=request.ssh, compression=request.compression,
-            compression_level=request.compression_level, epoch=request.source_date_epoch, no_cache=request.no_cache,
+            compression_level=request.compression_level, epoch=request.source_date_epoch, no_cache=request.no_cache, environment=wiring.settings.environment,
         )  # fmt: skip
 
     @staticmethod
@@ -84,8 +87,8 @@ class Engine:
 class _Contexts:
     """The contexts of one build, opened when first asked for and closed with it."""
 
-    def __init__(self, wiring: Wiring, request: BuildRequest, stdin: BinaryIO | None, stack: AsyncExitStack) -> None:
-        self._wiring, self._request, self._stdin, self._stack = wiring, request, stdin, stack
+    def __init__(self, wiring: Wiring, request: BuildRequest, stdin: BinaryIO | None, stack: AsyncExitStack, scratch: Path) -> None:
+        self._wiring, self._request, self._stdin, self._stack, self._scratch = wiring, request, stdin, stack, scratch
         self._open: dict[str, Context] = {}
         self._flight = SingleFlight()
 
@@ -97,7 +100,11 @@ class _Contexts:
 
     async def _make(self, name: str) -> Context:
         spec = self._request.contexts[name] if name else self._request.context
-        context = await open_context(spec)
+        wiring, environment = self._wiring, self._wiring.settings.environment
+        dockerfile = None if name else self._request.dockerfile
+        options = ContextOptions(self._scratch, wiring.hasher, dockerfile, None if name else self._stdin, environment,
+                                 bool(self._request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR")))  # fmt: skip
+        context = await open_context(spec, options)
         self._stack.push_async_callback(context.aclose)
         return context
 

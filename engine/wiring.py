@@ -18,6 +18,8 @@ from engine.cache.mounts import CacheMounts
 from engine.content.faults import storing
 from engine.content.scratch import Scratch
 from engine.content.store import DirectoryStore
+from engine.context.digests import DigestStore
+from engine.context.hashing import Hasher
 from engine.layer.index import IndexStore
 from engine.settings import Settings
 from engine.solve.limits import Limiters
@@ -55,6 +57,7 @@ class Wiring:
         self.indexes = IndexStore(state / "indexes")
         self.scratch = Scratch(state / "tmp")
         self.workers = WorkerPool(self.settings, self.limiters.workers, self.scratch.directory("workers"))
+        self.hasher = Hasher(DigestStore(state / "digests.sqlite", time.time_ns), self.workers.call)
         self.locks = FileLocks(state / "locks")
         self.records = LocalCache(state / "cache", self.content, clock=self._clock)
         self._stack.push_async_callback(self._close)

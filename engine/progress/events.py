@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Union
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,5 +84,5 @@ class BuildFinished:
     digest: str = ""
 
 
-Event = Union[BuildStarted, StepStarted, StepOutput, StepProgress, StepFinished, Warned, Note, BuildFinished]
+Event = BuildStarted | StepStarted | StepOutput | StepProgress | StepFinished | Warned | Note | BuildFinished
 Sink = Callable[[Event], None]

@@ -17,7 +17,7 @@ from engine.image.platform import Platform
 from engine.output.base import Built, BuiltImage, Output
 from engine.plan.base import Plan
 from engine.plan.build import ImageKey, PlanInputs, images_wanted, make_plan
-from engine.plan.stages import GraphInputs, StageGraph, build_graph
+from engine.plan.stages import GraphInputs, StageGraph, StageNode, build_graph
 from engine.request import BuildRequest, BuildResult
 from engine.solve.assemble import assemble, bundle
 from engine.solve.driver import solve
@@ -94,9 +94,9 @@ async def make(job: Job, request: BuildRequest, dockerfile: Dockerfile, host: Pl
     return make_plan(graph, configs, inputs)
 
 
-async def _resolve(job: Job, graph: StageGraph, wanted: dict[ImageKey, object], configs: dict[ImageKey, ImageConfig]) -> None:
-    async def one(key: ImageKey, node: object) -> None:
-        origin = graph.stages[getattr(node, "index")].block.origin  # noqa: B009
+async def _resolve(job: Job, graph: StageGraph, wanted: dict[ImageKey, StageNode], configs: dict[ImageKey, ImageConfig]) -> None:
+    async def one(key: ImageKey, node: StageNode) -> None:
+        origin = node.block.origin
         name = f"[internal] load metadata for {key[0]}"
         job.report.step(name, name)
         try:

@@ -77,7 +77,8 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 class _Driver:
     def __init__(self, plan: Plan, work: Work, states: dict[str, State]) -> None:
-        self._nodes: dict[str, Node] = {n.id: n for n in (*plan.images, *plan.steps)}
+        nodes: list[Node] = [*plan.images, *plan.steps]
+        self._nodes = {n.id: n for n in nodes}
         self._machine = Machine(vertices(plan), [plan.result])
         self._work = work
         self._states = states

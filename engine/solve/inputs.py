@@ -96,9 +96,9 @@ class Inputs:
         if not wanted:
             return {}
         snapshots = await self._job.mechanisms.snapshots()
-        for number in {tree.owner_layer(path) for path in wanted}:
-            layer = state.chain[number]
-            if not snapshots.has(layer):
+        holders = {state.chain[tree.owner_layer(path)] for path in wanted}
+        for layer in await snapshots.missing(state.chain):
+            if layer in holders:
                 await self._job.mechanisms.blobs.ensure(layer.blob)
         return await snapshots.files(state.chain, tree, wanted)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Union
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +72,8 @@ class Finish:
     """Order: all wanted results are there."""
 
 
-Event = Union[Hit, Missed, Done]
-Order = Union[Probe, Execute, Settle, Finish]
+Event = Hit | Missed | Done
+Order = Probe | Execute | Settle | Finish
 
 
 class _Phase(Enum):

@@ -64,6 +64,8 @@ class Job:
     compression_level: int | None = None
     epoch: int | None = None
     no_cache: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Proxies, certificates and the SSH agent, for what is fetched for the build."""
 
     def secret(self, id: str) -> bytes | None:
         """A secret's value, None when it was not given; raises `SecretError` when its file cannot be read."""

@@ -98,16 +98,16 @@ class Remotes:
     async def _http(self, url: str, into: Path, checksum: str) -> _File:
         from engine.context.http import download
 
-        got = await download(url, into, checksum=_checksum(checksum))
-        mtime = got.mtime if got.mtime is not None else self._job.made_mtime // 10**9
-        return _File(got.name, got.path, got.path.stat().st_size, int(mtime), str(got.digest))
+        got = await download(url, into, checksum=_checksum(checksum), environment=self._job.environment)
+        return _File(got.name, got.path, got.size, got.mtime, str(got.digest))
 
     async def _git(self, url: str, into: Path, checksum: str, keep_git_dir: bool | None) -> _Checkout:
         from engine.context.git import checkout
         from engine.context.remote import parse_git_url
 
         parsed = parse_git_url(url)
-        got = await checkout(parsed, into, keep_git_dir=bool(keep_git_dir), checksum=checksum)
+        got = await checkout(parsed, into, keep_git_dir=bool(keep_git_dir), checksum=checksum,
+                             environment=self._job.environment)
         return _Checkout(got.root, got.commit)
 
 

@@ -98,8 +98,10 @@ class Trees:
 
     async def _scan(self, layer: Layer) -> None:
         await self._blobs.ensure(layer.blob)
-        path = str(self._content.path(layer.blob.digest))
-        await self._workers.call(scan, path, str(layer.diff_id), str(self._indexes.directory))
+        scanned = await self._workers.call(scan, str(self._content.path(layer.blob.digest)))
+        if scanned.diff_id != layer.diff_id.hex:
+            raise ContentError(f"layer blob {layer.blob.digest} holds sha256:{scanned.diff_id}, not {layer.diff_id} as its config says")
+        self._indexes.put(layer.diff_id, scanned.index)
 
     async def tree(self, chain: Chain) -> Tree:
         """The files of a state."""

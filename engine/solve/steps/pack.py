@@ -24,13 +24,15 @@ async def make_layer(job: Job, changes: Sequence[Change], *, own_files: bool) ->
     """
     mechanisms = job.mechanisms
     with mechanisms.content.writer(written_elsewhere=True) as writer:
-        arguments = (changes, str(writer.path), job.compression, job.compression_level, str(mechanisms.indexes.directory))
+        arguments = (changes, str(writer.path), job.compression, job.compression_level)
         small = own_files and len(changes) < 200 and sum(c.entry.size for c in changes) < SMALL
         packed: Packed
         if small:
-            packed = await anyio.to_thread.run_sync(pack, *arguments, limiter=mechanisms.limiters.workers)
+            packed = await anyio.to_thread.run_sync(lambda: pack(*arguments), limiter=mechanisms.limiters.workers)
         else:
             packed = await mechanisms.workers.call(pack, *arguments)
         digest = Digest("sha256", packed.digest)
         writer.commit(digest, packed.size)
-    return Layer(Digest("sha256", packed.diff_id), Descriptor(layer_type(job.compression), digest, packed.size))
+    diff_id = Digest("sha256", packed.diff_id)
+    mechanisms.indexes.put(diff_id, packed.index)
+    return Layer(diff_id, Descriptor(layer_type(job.compression), digest, packed.size))

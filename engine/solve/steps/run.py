@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack
 
 import anyio
 
-from engine.dockerfile.suggest import quote_command
 from engine.errors import IsolationError, RunError
 from engine.isolate.base import RunSpec
 from engine.layer.accounts import Account, lookup_account
@@ -59,12 +58,11 @@ async def unpack(job: Job, step: Step, snapshots: Snapshotter, chain: Chain) -> 
         job.report.progress(step.id, str(getattr(descriptor, "digest", "")), done, size)
 
     async def one(layer: Layer) -> None:
-        if not snapshots.has(layer):
-            await job.mechanisms.blobs.ensure(layer.blob, progress)
-            await snapshots.unpack(layer)
+        await job.mechanisms.blobs.ensure(layer.blob, progress)
+        await snapshots.unpack(layer)
 
     async with anyio.create_task_group() as tasks:
-        for layer in chain:
+        for layer in await snapshots.missing(chain):
             tasks.start_soon(one, layer)
 
 
@@ -88,7 +86,7 @@ async def _command(job: Job, step: Step, op: RunOp, active: Active, account: Acc
 
     outcome = await job.mechanisms.workers.run(spec, output)
     if outcome.status:
-        raise RunError(f'process "{quote_command(op.argv)}" did not complete successfully: exit code: {outcome.status}',
+        raise RunError(f'process "{" ".join(op.argv)}" did not complete successfully: exit code: {outcome.status}',
                        status=outcome.status, output=tail.lines())  # fmt: skip
 
 
