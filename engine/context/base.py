@@ -12,8 +12,9 @@ class Context(Protocol):
     """A place with files. It lives until `aclose`, which removes what was fetched or unpacked for it. Raises `ContextError` for
     what cannot be read."""
 
-    tree: FileTree
-    """What may be copied: without the files that the ignore file names."""
+    @property
+    def tree(self) -> FileTree:
+        """What may be copied: without the files that the ignore file names."""
 
     def dockerfile(self, path: str | None) -> tuple[str, bytes] | None:
         """The Dockerfile's name for people and its bytes (default: `Dockerfile`, else `dockerfile`); None if it is not there.

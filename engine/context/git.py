@@ -7,7 +7,6 @@ credentials but an SSH agent's. What the repository holds is only ever read.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ import anyio.to_thread
 
 from engine.context.directory import DirectoryTree
 from engine.context.remote import GitUrl
+from engine.context.view import remove_tree
 from engine.errors import CopyError
 from engine.layer.resolve import resolve
 
@@ -173,21 +173,29 @@ async def _collect(stream: anyio.abc.ByteReceiveStream | None, output: dict[str,
 def _finish(tree: Path, url: GitUrl, keep_git_dir: bool, time: int | None) -> Path:
     """Removes git's own files, sets times, and finds the directory that is meant."""
     if not keep_git_dir:
-        for directory, names, files in os.walk(tree):
-            for name in [n for n in (*names, *files) if n == ".git"]:
-                path = os.path.join(directory, name)
-                if os.path.isdir(path) and not os.path.islink(path):
-                    shutil.rmtree(path)
-                    names.remove(name)
-                else:
-                    os.unlink(path)
+        for path in [p for p in _below(tree) if p.name == ".git"]:
+            if path.is_dir() and not path.is_symlink():
+                remove_tree(path)
+            else:
+                path.unlink()
     if time is not None:
-        for directory, names, files in os.walk(tree, topdown=False):
-            for name in (*names, *files):
-                os.utime(os.path.join(directory, name), (time, time), follow_symlinks=False)
+        for path in reversed(_below(tree)):
+            os.utime(path, (time, time), follow_symlinks=False)
     inside = DirectoryTree(str(tree))
     real = resolve(inside, os.fsencode(url.subdir))
     entry = inside.get(real)
     if entry is None or entry.kind != "dir":
         raise CopyError(f"subdir {url.subdir} is not a directory of {url.remote}")
     return tree / os.fsdecode(real)
+
+
+def _below(tree: Path) -> list[Path]:
+    """Everything in a checkout but what is in git's own directories, directories first."""
+    found: list[Path] = []
+    todo = [tree]
+    while todo:
+        for path in sorted(todo.pop().iterdir()):
+            found.append(path)
+            if path.name != ".git" and path.is_dir() and not path.is_symlink():
+                todo.append(path)
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Sequence
@@ -13,9 +12,10 @@ import anyio
 import anyio.to_thread
 
 from engine.context.directory import DirectoryTree
-from engine.context.faults import show, unreadable
+from engine.context.faults import show
 from engine.context.hashing import EMPTY, Hasher
 from engine.context.rules import ReadRules
+from engine.context.view import copy_visible, remove_tree
 from engine.errors import ContextError
 from engine.layer.resolve import resolve
 
@@ -127,47 +127,3 @@ class DirectoryContext:
         self._owned.append(view)
         copy_visible(self.tree, path, view)
         return str(view)
-
-
-def copy_visible(tree: DirectoryTree, path: bytes, into: Path) -> None:
-    """Copies what a tree shows at and below a path to a directory, under the same path, with modes and times. Raises
-    `ContextError`."""
-    top = os.fsencode(into)
-    made: list[tuple[bytes, int, int]] = []
-    todo = [path] if tree.get(path) is not None else []
-    if todo:
-        os.makedirs(os.path.dirname(top + b"/" + path) if path else top, exist_ok=True)
-    while todo:
-        at = todo.pop()
-        entry = tree.get(at)
-        if entry is None:
-            continue
-        target = top + b"/" + at if at else top
-        try:
-            if entry.kind == "dir":
-                os.makedirs(target, exist_ok=True)
-                made.append((target, entry.mode, entry.mtime))
-                todo += [at + b"/" + name if at else name for name in tree.children(at)]
-            elif entry.kind == "symlink":
-                os.symlink(entry.link, target)
-            elif entry.kind == "file":
-                shutil.copyfile(tree.source(at)[0], target, follow_symlinks=False)
-                os.chmod(target, entry.mode)
-                os.utime(target, ns=(entry.mtime, entry.mtime))
-        except OSError as error:
-            raise unreadable(at, error) from error
-    for target, mode, mtime in reversed(made):
-        os.chmod(target, mode)
-        os.utime(target, ns=(mtime, mtime))
-
-
-def remove_tree(path: Path) -> None:
-    """Removes a directory, also where its own modes forbid it; what cannot be removed stays."""
-    shutil.rmtree(path, ignore_errors=True)
-    if path.exists():
-        for directory, names, _ in os.walk(path):
-            for name in names:
-                inner = os.path.join(directory, name)
-                if not os.path.islink(inner):
-                    os.chmod(inner, 0o700)
-        shutil.rmtree(path, ignore_errors=True)
