@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -110,16 +110,14 @@ class FileLocks:
         finally:
             self._release(fd, path)
 
-    @asynccontextmanager
-    async def attempt(self, name: str) -> AsyncIterator[bool]:
-        """Whether the lock was free; then it is held for the time of the block."""
+    @contextmanager
+    def attempt(self, name: str) -> Iterator[bool]:
+        """Whether the lock was free; then it is held for the time of the block. Never waits."""
         path = self._path(name)
         fd = self._open(path)
-        try:
-            taken = claims.try_lock(fd) and claims.is_at(fd, path)
-        except BaseException:
+        while (taken := claims.try_lock(fd)) and not claims.is_at(fd, path):
             os.close(fd)
-            raise
+            fd = self._open(path)
         try:
             yield taken
         finally:

@@ -21,13 +21,14 @@ CLOCK_SLACK = 2.0
 @dataclass(frozen=True, slots=True)
 class Item:
     """A thing in the state directory. `size` is what removing it frees, in bytes; `used` when it was last used, seconds since
-    the epoch; `needs` the names of what must stay as long as it stays."""
+    the epoch; `needs` the names of what must stay as long as it stays. `busy` means that a running build has it right now."""
 
     name: Name
     size: int
     used: float
     root: bool = False
     needs: tuple[Name, ...] = ()
+    busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,11 @@ class Verdict:
 def decide(items: Iterable[Item], leased: Leased, policy: Policy, now: float) -> Verdict:
     """What a policy removes; `now` is seconds since the epoch. Names that are leased or needed but are no items are ignored."""
     things = {item.name: item for item in items}
-    roots = [item for item in things.values() if item.root and item.name not in leased.names]
+    roots = [item for item in things.values() if item.root and not item.busy and item.name not in leased.names]
     free = sorted((item for item in roots if not policy.kinds or item.name[0] in policy.kinds), key=lambda i: i.used)
     dropped = {item.name for item in free if _expired(item, policy, now)}
     since = float("inf") if leased.since is None else leased.since - CLOCK_SLACK
-    young = [i.name for i in things.values() if not i.root and i.used >= since]
+    young = [i.name for i in things.values() if not i.root and (i.busy or i.used >= since)]
     kept = [i.name for i in things.values() if i.root and i.name not in dropped]
     marks = _Marks(things, (*leased.names, *young, *kept))
     if policy.keep_storage is not None:

@@ -19,7 +19,10 @@ from engine.image.digest import Digest
 
 
 class Holding(Protocol):
-    """One sort of things in the state directory. Removing them has two parts, for builds wait during the first."""
+    """One sort of things in the state directory. Builds wait while things are listed and detached, and not for the rest."""
+
+    async def survey(self) -> None:
+        """Finds out what takes long to find out, such as the size of big trees."""
 
     def items(self) -> Iterable[Item]:
         """All things there are now."""
@@ -35,6 +38,8 @@ class Holding(Protocol):
 async def prune(leases: Leases, holdings: Sequence[Holding], policy: Policy, now: float, *, dry: bool = False) -> Verdict:
     """Removes what a policy lets go of, or with `dry` only says what that is. Safe beside running builds and other prunes;
     raises `StorageError` when something cannot be removed."""
+    for holding in holdings:
+        await holding.survey()
     async with leases.exclusive() as leased:
         verdict = decide((item for holding in holdings for item in holding.items()), leased, policy, now)
         if not dry:
@@ -54,6 +59,9 @@ class BlobHolding:
     def __init__(self, store: DirectoryStore, trash: Path) -> None:
         self._store = store
         self._trash = trash
+
+    async def survey(self) -> None:
+        """Nothing takes long here."""
 
     def items(self) -> Iterable[Item]:
         """One item for each blob, used when it was stored."""

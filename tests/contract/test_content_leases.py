@@ -161,6 +161,9 @@ async def test_a_blob_that_another_holding_needs_stays(store: DirectoryStore, le
     digest = stored(store, b"needed", 100)
 
     class Records:
+        async def survey(self) -> None:
+            pass
+
         def items(self) -> Iterable[Item]:
             return [Item(("record", "k"), 0, 0, root=True, needs=(("blob", str(digest)),))]
 

@@ -47,6 +47,12 @@ def test_all_leaves_only_what_running_builds_use() -> None:
     assert removed(ITEMS, Policy(all=True), leased) == ["new", "b"]
 
 
+def test_what_a_build_has_right_now_stays() -> None:
+    layer = Item(("layer", "l"), 1, 1, busy=True, needs=(("blob", "a"),))
+    mount = Item(("mount", "m"), 7, 1, root=True, busy=True)
+    assert removed([mount, layer, blob("a", 1)], Policy(all=True)) == []
+
+
 def test_what_was_made_since_the_oldest_build_began_is_left_alone() -> None:
     items = [blob("before", 1, 979), blob("since", 1, 981)]
     assert removed(items, Policy(all=True), Leased(since=982)) == ["before"]
