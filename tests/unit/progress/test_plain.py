@@ -59,7 +59,34 @@ def test_steps_side_by_side_keep_their_lines_apart() -> None:
         StepOutput(0.1, "b", 1, b"other\n"),
         StepOutput(0.2, "a", 2, b"error\n"),
         StepOutput(0.3, "a", 1, b"a\n"),
-    ) == "#1 A\n\n#2 B\n#2 0.100 other\n#1 0.200 error\n#1 0.300 from a\n"
+        StepFinished(0.4, "a", "done"),
+        StepFinished(0.4, "b", "done"),
+    ) == ("#1 A\n\n#2 B\n#2 0.100 other\n#1 0.200 error\n#1 0.300 from a\n#1 DONE 0.4s\n\n#2 B\n#2 DONE 0.4s\n")
+
+
+def test_what_ends_at_once_stands_in_one_piece() -> None:
+    assert shown(
+        StepStarted(0.0, "a", "A"),
+        StepStarted(0.0, "b", "B"),
+        StepStarted(0.0, "c", "C"),
+        StepFinished(0.1, "b", "cached"),
+        StepFinished(0.1, "c", "cached"),
+        StepFinished(0.2, "a", "done"),
+    ) == "#1 B\n#1 CACHED\n\n#2 C\n#2 CACHED\n\n#3 A\n#3 DONE 0.2s\n"
+
+
+def test_a_silent_step_is_announced_after_a_moment() -> None:
+    now, stream = [50.0], StringIO()
+    renderer = PlainRenderer(stream, clock=lambda: now[0])
+    renderer(StepStarted(0.0, "a", "RUN sleep"))
+    renderer(StepStarted(0.1, "b", "RUN other"))
+    renderer.tick()
+    assert stream.getvalue() == ""
+    now[0] = 50.5
+    renderer.tick()
+    assert stream.getvalue() == "#1 RUN sleep\n"
+    renderer(Note(0.7, "n"))
+    assert stream.getvalue() == "#1 RUN sleep\nnote: n\n\n#2 RUN other\n"
 
 
 def test_colours_stay_and_the_screen_is_not_cleared() -> None:
