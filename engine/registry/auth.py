@@ -37,7 +37,7 @@ class Claim:
 
 
 Ask = Callable[[Claim, str, str, Mapping[str, str], bytes | None], Awaitable[Answer]]
-"""A request to a token service (method, URL, headers, body): retried, not logged in itself; any final status is an answer."""
+"""A request to a token service (method, URL, headers, body), not logged in itself; any final status is an answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -34,9 +34,10 @@ class Registry(Protocol):
     async def manifest(self, reference: Reference) -> Fetched:
         """A manifest or index."""
 
-    def blob(self, reference: Reference, descriptor: Descriptor) -> AsyncIterator[bytes]:
+    def blob(self, reference: Reference, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
         """A blob's bytes as they arrive, resumed after a broken connection; at its end the size and digest are verified, and
-        `ContentError` raised when they do not match."""
+        `ContentError` raised when they do not match. Who may stop before the end uses `contextlib.aclosing`: the connection
+        and the place among the downloads are held until then."""
 
     async def has_blob(self, reference: Reference, digest: Digest) -> bool:
         """Whether the repository has a blob."""

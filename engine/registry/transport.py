@@ -82,6 +82,7 @@ class Transport:
         self._opening = anyio.Lock()
         self._settled: dict[str, Endpoint] = {}
         self._settling: dict[str, anyio.Lock] = {}
+        self._answered: set[str] = set()
 
     def attempts(self) -> Attempts:
         """The tries of a new request."""
@@ -159,14 +160,24 @@ class Transport:
         raise RegistryError(f"registry {call.claim.registry} redirects in circles ({call.claim.what})")
 
     async def _send(self, call: Call, endpoint: Endpoint, url: str, header: str | None) -> Response:
-        session = await self._open_session()
         own = origin(url) == origin(endpoint.base)
         if not own and call.body and url.startswith("http:") and endpoint.scheme == "https" and endpoint.verify:
             raise RegistryError(f"registry {call.claim.registry} wants the upload sent unencrypted to another host "
                                 f"({call.claim.what})")
         headers = {**call.headers, "Authorization": header} if own and header else call.headers
         verify = endpoint.verify if own else self._verifies(origin(url)[1])
-        return await session.send(_request(call, url, headers, verify))
+        return await self._exchange(_request(call, url, headers, verify))
+
+    async def _exchange(self, request: Request) -> Response:
+        """One exchange. A registry that has answered before is not one that was never there: it may just be starting anew."""
+        session = await self._open_session()
+        try:
+            response = await session.send(request)
+        except TransientError as error:
+            error.reached = error.reached or request.registry in self._answered
+            raise
+        self._answered.add(request.registry)
+        return response
 
     def _verifies(self, host: str) -> bool:
         return endpoints(host, self._insecure)[0].verify
@@ -184,12 +195,11 @@ class Transport:
     async def _probe(self, registry: str, ways: tuple[Endpoint, ...], what: str) -> Endpoint:
         """The first way in which a registry answers at all."""
         failure: RegistryError | None = None
-        session = await self._open_session()
         asking = Claim(registry, "", frozenset(), what)
         for way in ways:
             call = Call("GET", "/v2/", asking)
             try:
-                response = await session.send(_request(call, f"{way.base}/v2/", {}, way.verify))
+                response = await self._exchange(_request(call, f"{way.base}/v2/", {}, way.verify))
             except RegistryError as error:
                 failure = failure or error
                 continue
@@ -204,26 +214,20 @@ class Transport:
 
     async def _ask_tokens(self, asking: Claim, method: str, url: str, headers: Mapping[str, str],
                           body: bytes | None) -> Answer:
-        """A request to a token service: like `fetch`, but not logged in, not redirected, and any final answer is one."""
-        session = await self._open_session()
-        attempts = self.attempts()
+        """A request to a token service: one attempt (a failure that may pass has the whole request tried again), not logged in,
+        not redirected; any final answer is one."""
         own = self._settled.get(asking.registry)
         host = origin(url)[1]
         verify = own.verify if own and origin(own.base)[1] == host else self._verifies(host)
-        call = Call(method, url, asking, body=body)
-        while True:
-            try:
-                response = await session.send(_request(call, url, headers, verify))
-                try:
-                    answer = Answer(response.status, response.headers, await response.read(4 * ERROR_BODY_LIMIT), url)
-                finally:
-                    response.close()
-                if answer.status not in TRANSIENT_STATUSES:
-                    return answer
-                raise refusal(asking.registry, f"its token service, for {asking.what}", answer.status, answer.headers,
-                              answer.body, self.clock.wall())
-            except TransientError as error:
-                await attempts.pause(error)
+        response = await self._exchange(_request(Call(method, url, asking, body=body), url, headers, verify))
+        try:
+            answer = Answer(response.status, response.headers, await response.read(4 * ERROR_BODY_LIMIT), url)
+        finally:
+            response.close()
+        if answer.status in TRANSIENT_STATUSES:
+            raise refusal(asking.registry, f"its token service, for {asking.what}", answer.status, answer.headers,
+                          answer.body, self.clock.wall())
+        return answer
 
     async def _open_session(self) -> Session:
         if self._session is None:

@@ -64,10 +64,14 @@ class Uploader:
         self._pieces: dict[str, int] = {}
 
     async def has(self, reference: Reference, digest: Digest, *, pushing: bool = False) -> bool:
-        """Whether a repository has a blob. `pushing` asks with the rights of a push, so that one token does for all of it."""
+        """Whether a repository has a blob. `pushing` asks with the rights of a push, so that one token does for all of it.
+
+        Refusals count as no: some registries refuse to say it of a repository that is not there, and the storage that others
+        redirect to may sign URLs for GET only. What is refused in earnest is refused again by the next request.
+        """
         rights = ("pull", "push") if pushing else ("pull",)
         call = Call("HEAD", f"/v2/{reference.repository}/blobs/{digest}",
-                    claim(reference, asked("HEAD", reference, digest), *rights), frozenset({200, 404, 405}))
+                    claim(reference, asked("HEAD", reference, digest), *rights), frozenset({200, 400, 403, 404, 405}))
         return (await self._transport.fetch(call)).status == 200
 
     async def push(self, reference: Reference, descriptor: Descriptor, path: Path, mount_from: Sequence[Reference],

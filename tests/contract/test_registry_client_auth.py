@@ -138,6 +138,15 @@ async def test_an_identity_token_is_posted(server: RegistryServer, reference: Re
     assert [method for method, _ in token_requests(server)] == ["POST"]
 
 
+async def test_a_token_service_that_stays_broken_is_given_up(server: RegistryServer, reference: Reference) -> None:
+    clock = Clock()
+    server.add_fault(Fault("GET", "/token", status=503, times=None))
+    async with connected(login(server.address, "anna", "secret"), clock=clock) as client:
+        with pytest.raises(RegistryError, match=r"503 service unavailable \(its token service, for HEAD app:1\)"):
+            await client.resolve(reference)
+    assert len(token_requests(server)) <= 7
+
+
 async def test_a_token_service_that_fails_is_tried_again(server: RegistryServer, reference: Reference) -> None:
     clock = Clock()
     server.add_fault(Fault("GET", "/token", status=503, times=2))

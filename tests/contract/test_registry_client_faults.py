@@ -110,6 +110,26 @@ async def test_a_download_goes_on_where_it_broke(server: RegistryServer, referen
     assert sum(e.sent for e in server.requests if e.method == "GET" and e.fault) == 3 * MIB
 
 
+async def test_headway_renews_the_patience_with_a_download(server: RegistryServer, reference: Reference, tmp_path: Path) -> None:
+    path, data, descriptor = make_blob(tmp_path, 6 * MIB)
+    async with connected(patience=Patience(attempts=2)) as client:
+        await client.push_blob(reference, descriptor, path)
+        server.add_fault(Fault("GET", BLOBS, kind="truncate", after=MIB, times=4))
+        assert await pull(client, reference, descriptor) == data
+
+
+async def test_a_registry_that_starts_anew_is_waited_for(tmp_path: Path) -> None:
+    """One that was never there is given up within a second; one that has answered before is not."""
+    clock = Clock()
+    async with connected(clock=clock) as client:
+        async with RegistryServer(tmp_path / "r") as server:
+            reference = Reference.parse(f"{server.address}/app:1")
+            await push_index(client, reference)
+        with pytest.raises(RegistryError, match="connection refused"):
+            await client.resolve(reference)
+    assert sum(clock.slept) > 10
+
+
 async def test_a_registry_without_ranges_is_read_again_from_the_start(server: RegistryServer, reference: Reference,
                                                                       tmp_path: Path) -> None:
     path, data, descriptor = make_blob(tmp_path, 3 * MIB)

@@ -429,3 +429,16 @@ def test_the_contract_does_not_import_aiohttp() -> None:
     code = ("import sys, engine.registry.base, engine.registry.client, engine.registry.credentials; "
             "sys.exit('aiohttp' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+async def test_a_storage_that_refuses_to_be_looked_at_means_an_upload(server: Scripted, reference: Reference,
+                                                                      tmp_path: Path) -> None:
+    """URLs that are signed for GET alone are refused with 403 for HEAD."""
+    path, data, descriptor = make_blob(tmp_path, 1000)
+    uploads = Uploads(server)
+    async with Scripted() as storage:
+        storage.on("HEAD", ".*", Say(403))
+        server.on("HEAD", ".*/blobs/.*", Say(307, headers={"Location": f"http://{storage.address}/signed"}))
+        async with connected() as client:
+            assert await client.push_blob(reference, descriptor, path)
+    assert uploads.stored == data
