@@ -25,8 +25,8 @@ def tar(*members: tuple[str, str, str], mode: str = "w") -> bytes:
     with tarfile.open(fileobj=out, mode=mode) as archive:
         for name, kind, text in members:
             info = tarfile.TarInfo(name)
-            info.type, info.mtime, info.uid, info.mode = TYPES.get(kind, tarfile.REGTYPE), 1000, 5,
-            0o755 if kind == "dir" else 0o640
+            info.type, info.mtime, info.uid = TYPES.get(kind, tarfile.REGTYPE), 1000, 5
+            info.mode = 0o755 if kind == "dir" else 0o640
             if kind == "file":
                 info.size = len(text)
             else:

@@ -119,7 +119,8 @@ class Build:
         tree = self.source(op.from_) if op.from_ else self.context
         request = CopyRequest(
             tuple(s.encode() for s in op.sources), op.destination.encode(), self.workdir.encode(),
-            owner=owner_of(op.chown) if op.chown else None, mode=op.chmod or None, keep_owner=bool(op.from_), parents=op.parents,
+            owner=owner_of(op.chown) if op.chown else None, mode=op.chmod or None, keep_owner=bool(op.from_),
+            parents=op.parents,
             exclude=op.exclude, link=op.link)
         plan = CopyPlan(request, self.image)
         if op.add:

@@ -50,7 +50,7 @@ clause = st.builds(lambda w, a: w + "".join(a), who, st.lists(action, min_size=1
 symbolic = st.lists(clause, min_size=1, max_size=3).map(",".join)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(text=symbolic, before=st.integers(0, 0o777), directory=st.booleans())
 def test_symbolic_modes_do_what_chmod_does(tmp_path: Path, text: str, before: int, directory: bool) -> None:
     path = tmp_path / ("d" if directory else "f")
