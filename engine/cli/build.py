@@ -31,9 +31,6 @@ ELSEWHERE = {
 )  # fmt: skip
 """Flags that people know from other builders, and what to do instead."""
 
-_NO_OUTPUT = ("no output was asked for: the image stays in the state directory. "
-              "Use --push to push it to a registry, or -o to write it to a file")
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """All flags, in the groups that the help shows."""
@@ -125,10 +122,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _build(arguments: argparse.Namespace, settings: Settings, request: BuildRequest, renderer: Renderer) -> None:
     from engine.cli import loop, results
-    from engine.progress.events import Warned
 
-    if not request.outputs:
-        renderer(Warned(0.0, _NO_OUTPUT))
     stdin = sys.stdin.buffer if request.context == "-" else None
     result = loop.run(lambda: _run(settings, request, renderer, stdin))
     renderer.close()

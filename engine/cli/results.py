@@ -36,6 +36,8 @@ def summary(request: BuildRequest, result: BuildResult) -> str:
     verb = "pushed" if any(output.kind == "registry" for output in request.outputs) else "named"
     lines += [f"{verb} {name}" for name in result.names]
     lines += [f"wrote {output.destination} ({output.kind})" for output in request.outputs if output.destination]
+    if not request.outputs:
+        lines.append("kept in the state directory only: use --push to push it to a registry, or -o to write it to a file")
     return "\n".join(lines) + "\n"
 
 

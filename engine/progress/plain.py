@@ -64,7 +64,7 @@ class PlainRenderer:
         match event:
             case StepOutput():
                 self._output(event)
-            case StepStarted():
+            case StepStarted() if event.step not in self._steps:
                 step = self._steps[event.step] = _Step(clean(event.name, colour=False), event.time)
                 self._waiting[event.step] = step
             case StepProgress():

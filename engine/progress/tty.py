@@ -71,7 +71,7 @@ class TtyRenderer:
                 self._output(event)
             case StepProgress():
                 self._transfer(event)
-            case StepStarted():
+            case StepStarted() if event.step not in self._running:
                 self._running[event.step] = _Step(clean(event.name, colour=False), event.time)
                 self._total = max(self._total, self._done + len(self._running))
             case StepFinished():

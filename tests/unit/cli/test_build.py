@@ -95,10 +95,8 @@ def test_the_least(engine: Engine, capsys: pytest.CaptureFixture[str], tmp_path:
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "#1 [1/1] FROM scratch\n#1 DONE 0.0s\n\n1 warning found:\n"
-        " - no output was asked for: the image stays in the state directory. Use --push to push it to a registry, "
-        "or -o to write it to a file\n"
-        f"built {DIGEST} (1 step run, 2 cached)\n"
+        f"#1 [1/1] FROM scratch\n#1 DONE 0.0s\nbuilt {DIGEST} (1 step run, 2 cached)\n"
+        "kept in the state directory only: use --push to push it to a registry, or -o to write it to a file\n"
     )
 
 
@@ -276,7 +274,7 @@ def test_json_progress_is_json_to_its_last_line(engine: Engine, capsys: pytest.C
     engine.behave = fail
     assert main(["build", "--progress", "json", "."]) == 5
     events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert [e["event"] for e in events] == ["warned", "build_started", "step_started", "step_output", "step_finished",
+    assert [e["event"] for e in events] == ["build_started", "step_started", "step_output", "step_finished",
                                             "build_finished", "error"]
     assert events[-1] == {"event": "error", "code": "run", "exit_code": 5, "message": "exit code: 7", "hint": "",
                           "file": "Dockerfile", "line": 1, "last_line": 1, "status": 7}

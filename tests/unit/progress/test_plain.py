@@ -64,6 +64,15 @@ def test_steps_side_by_side_keep_their_lines_apart() -> None:
     ) == ("#1 A\n\n#2 B\n#2 0.100 other\n#1 0.200 error\n#1 0.300 from a\n#1 DONE 0.4s\n\n#2 B\n#2 DONE 0.4s\n")
 
 
+def test_a_step_that_is_said_to_start_twice_is_one() -> None:
+    assert shown(
+        StepStarted(0.0, "a", "A"),
+        StepOutput(0.1, "a", 1, b"x\n"),
+        StepStarted(0.2, "a", "A"),
+        StepFinished(1.0, "a", "failed", "e"),
+    ) == "#1 A\n#1 0.100 x\n#1 ERROR: e\n"
+
+
 def test_what_ends_at_once_stands_in_one_piece() -> None:
     assert shown(
         StepStarted(0.0, "a", "A"),
