@@ -7,8 +7,9 @@ from __future__ import annotations
 from engine.content.base import ContentStore
 from engine.output.base import Built
 from engine.output.blobs import Fetch, Progress
-from engine.output.files import Place, write_layout
+from engine.output.files import write_layout
 from engine.output.layout import MANIFEST_FILE, REPOSITORIES_FILE, manifest_json, repositories_json, single
+from engine.output.place import Place
 
 
 class DockerOutput:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from anyio import from_thread, to_thread
+from anyio import to_thread
 
 from engine.content.base import ContentStore
 from engine.errors import StorageError
@@ -19,23 +19,11 @@ from engine.output.archive import Archive, copy
 from engine.output.base import Built
 from engine.output.blobs import Fetch, Progress, documents_of, fetch_missing, layers_of
 from engine.output.layout import INDEX_FILE, LAYOUT, LAYOUT_FILE, blob_name, index_json
+from engine.output.place import Meter, Place
 from engine.output.publish import is_free, new_directory, new_file, replace, write_all, writing
 
 Page = Callable[[Built, bytes | None], bytes]
 """A file that lists images, made of the image and what the file said before."""
-
-_TELL = 4 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a layout goes: a path, or a file that is open for writing (then always an archive)."""
-
-    destination: Path | BinaryIO
-    archive: bool = True
-
-    def __str__(self) -> str:
-        return str(self.destination) if isinstance(self.destination, Path) else "standard output"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +48,11 @@ async def write_layout(built: Built, place: Place, content: ContentStore, fetch:
     blobs: dict[str, bytes | tuple[Path, int]] = {blob_name(d.digest): raw for d, raw in documents_of(built)}
     blobs |= {blob_name(b.descriptor.digest): (b.path, b.descriptor.size) for b in layers}
     image = _Image(dict(sorted(blobs.items())), {INDEX_FILE: index_json, **pages}, built)
-    await to_thread.run_sync(_write, image, place, _Meter(str(place), image.size, progress))
+    await to_thread.run_sync(_write, image, place, Meter(str(place), image.size, progress))
     return str(place)
 
 
-class _Meter:
-    """Counts what is written, in the thread that writes: tells of it now and then, and ends the work when it is cancelled."""
-
-    def __init__(self, what: str, total: int, progress: Progress | None) -> None:
-        self._what, self._total, self._progress = what, total, progress
-        self._done = self._told = 0
-
-    def moved(self, count: int) -> None:
-        """So many bytes more."""
-        from_thread.check_cancelled()
-        self._done += count
-        if self._progress and self._done - self._told >= _TELL:
-            self._told = self._done
-            from_thread.run_sync(self._progress, self._what, min(self._done, self._total), self._total)
-
-
-def _write(image: _Image, place: Place, meter: _Meter) -> None:
+def _write(image: _Image, place: Place, meter: Meter) -> None:
     with writing(str(place)):
         if not isinstance(place.destination, Path):
             _archive(image, place.destination, meter)
@@ -100,7 +72,7 @@ def _write(image: _Image, place: Place, meter: _Meter) -> None:
                                hint="name a new directory, or one that an image was written to before")
 
 
-def _archive(image: _Image, file: BinaryIO, meter: _Meter) -> None:
+def _archive(image: _Image, file: BinaryIO, meter: Meter) -> None:
     archive = Archive(file, meter.moved)
     members: dict[str, bytes | tuple[Path, int] | None] = dict(image.blobs)
     members |= {name + "/": None for path in image.blobs for name in ("blobs", path.rpartition("/")[0])}
@@ -116,7 +88,7 @@ def _archive(image: _Image, file: BinaryIO, meter: _Meter) -> None:
     file.flush()
 
 
-def _fill(image: _Image, directory: Path, meter: _Meter) -> None:
+def _fill(image: _Image, directory: Path, meter: Meter) -> None:
     """Writes the blobs that are not there. They pass through the layout's top directory, for only blobs belong into the others."""
     for name, content in image.blobs.items():
         target = directory / name
@@ -131,7 +103,7 @@ def _fill(image: _Image, directory: Path, meter: _Meter) -> None:
                 copy(*content, partial(_put, file, meter))
 
 
-def _put(file: BinaryIO, meter: _Meter, data: bytes | memoryview) -> None:
+def _put(file: BinaryIO, meter: Meter, data: bytes | memoryview) -> None:
     write_all(file, data)
     meter.moved(len(data))
 

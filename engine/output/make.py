@@ -11,12 +11,14 @@ from engine.errors import UsageError
 from engine.image.descriptor import Descriptor
 from engine.image.reference import Reference
 from engine.layer.base import Layer
+from engine.layer.index import Index
 from engine.output.base import Output
 from engine.output.blobs import Fetch, Progress
 from engine.output.docker import DockerOutput
-from engine.output.files import Place
 from engine.output.oci import OciOutput
+from engine.output.place import Place
 from engine.output.registry import RegistryOutput
+from engine.output.rootfs import LocalOutput, TarOutput
 from engine.registry.base import Registry
 from engine.request import BuildRequest, OutputRequest
 
@@ -26,6 +28,13 @@ class Blobs(Protocol):
 
     async def ensure(self, blob: Descriptor) -> None:
         """Makes the blob be in the content store; raises `RegistryError` or `ContentError`."""
+
+
+class Trees(Protocol):
+    """Knows what is in layers."""
+
+    async def index(self, layer: Layer) -> Index:
+        """A layer's index; raises `RegistryError` or `ContentError`."""
 
 
 class Mechanisms(Protocol):
@@ -38,6 +47,10 @@ class Mechanisms(Protocol):
     @property
     def blobs(self) -> Blobs:
         """Where those come from that are not."""
+
+    @property
+    def trees(self) -> Trees:
+        """What is in the layers."""
 
     @property
     def registry(self) -> Callable[[], Registry]:
@@ -69,7 +82,11 @@ def _make(output: OutputRequest, request: BuildRequest, mechanisms: Mechanisms, 
     if output.kind == "docker" and len(set(request.platforms)) > 1:
         raise UsageError("docker exporter does not currently support exporting manifest lists",
                          hint="write several platforms with type=oci, or push them")
-    place = _place(output, stdout)
+    place, index = _place(output, stdout), mechanisms.trees.index
+    if output.kind == "tar":
+        return TarOutput(place, mechanisms.content, fetch, index, progress)
+    if output.kind == "local" and isinstance(place.destination, Path):
+        return LocalOutput(place.destination, mechanisms.content, fetch, index, progress)
     kind = OciOutput if output.kind == "oci" else DockerOutput
     return kind(place, mechanisms.content, fetch, progress)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from engine.content.base import ContentStore
 from engine.output.base import Built
 from engine.output.blobs import Fetch, Progress
-from engine.output.files import Place, write_layout
+from engine.output.files import write_layout
+from engine.output.place import Place
 
 
 class OciOutput:

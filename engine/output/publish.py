@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -64,18 +64,29 @@ def new_file(destination: Path, by_way_of: Path | None = None) -> Iterator[Binar
 
 
 @contextmanager
-def new_directory(destination: Path) -> Iterator[Path]:
-    """An empty directory to fill, published when the body ends well. The destination must not exist, or be an empty directory.
-    Raises `OSError`."""
+def new_directory(destination: Path, publish: Callable[[Path, Path], None] = os.rename) -> Iterator[Path]:
+    """An empty directory to fill, published when the body ends well: by a rename, for which the destination must not exist or be
+    an empty directory, or in another way. Raises `OSError`."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(destination)
     try:
         temporary.mkdir()
         yield temporary
-        os.rename(temporary, destination)
+        publish(temporary, destination)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
         raise
+
+
+def _remove(directory: Path) -> None:
+    """Removes a directory as far as that can be done; its folders may be closed even to their owner."""
+    for path, names, _ in os.walk(directory):
+        for name in names:
+            below = os.path.join(path, name)
+            with suppress(OSError):
+                if stat.S_ISDIR(os.lstat(below).st_mode):
+                    os.chmod(below, 0o700)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def replace(destination: Path, data: bytes) -> None:

@@ -18,8 +18,8 @@ import pytest
 from engine.errors import ContentError, StorageError, UsageError
 from engine.image.reference import Reference
 from engine.output.docker import DockerOutput
-from engine.output.files import Place
 from engine.output.oci import OciOutput
+from engine.output.place import Place
 
 KINDS = [OciOutput, DockerOutput]
 INDEX = "application/vnd.oci.image.index.v1+json"
