@@ -1,0 +1,37 @@
+"""How long a build puts up with a cache that is out of order: once, and not again. Pure but for the clock it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+_SLOW = 1.0
+"""Seconds from which on a call that went well counts as time lost."""
+
+
+class Breaker:
+    """Whether something is still worth calling. It is not after one failure, nor when the calls that went well but slowly have
+    taken `timeout` seconds together. Says so once, through `warn`."""
+
+    def __init__(self, what: str, timeout: float, warn: Callable[[str], None]) -> None:
+        self._what = what
+        self._timeout = timeout
+        self._warn = warn
+        self._lost = 0.0
+        self.open = False
+
+    def failed(self, why: str) -> None:
+        """A call failed."""
+        if not self.open:
+            self.open = True
+            self._warn(f"{self._what}: {why}; it is left alone for the rest of this build")
+
+    def timed_out(self) -> None:
+        """A call took longer than the timeout."""
+        self.failed(f"no answer within {self._timeout:g} seconds")
+
+    def took(self, seconds: float) -> None:
+        """A call went well."""
+        if seconds >= _SLOW:
+            self._lost += seconds
+            if self._lost > self._timeout:
+                self.failed("its answers are too slow")
