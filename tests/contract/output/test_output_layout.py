@@ -175,6 +175,14 @@ async def test_an_image_is_added_to_a_layout_and_takes_its_name(
     assert {p.name for p in out.iterdir()} == {"blobs", "index.json", "oci-layout", "manifest.json", "repositories"}
 
 
+async def test_blobs_that_are_there_are_not_written_again(make: Any, content: Any, refuse_fetch: Any, tmp_path: Path) -> None:
+    output = OciOutput(Place(tmp_path / "out", archive=False), content, refuse_fetch)
+    await output.write(make.built("app:v1"))
+    before = {path: path.stat().st_ino for path in (tmp_path / "out" / "blobs").rglob("*")}
+    await output.write(make.built("app:v2"))
+    assert {path: path.stat().st_ino for path in (tmp_path / "out" / "blobs").rglob("*")} == before
+
+
 async def test_many_builds_write_to_one_layout_at_once(
     make: Any, content: Any, refuse_fetch: Any, tmp_path: Path, blobs_in: Any
 ) -> None:
