@@ -76,7 +76,8 @@ class Engine:
         return Job(
             mechanisms=mechanisms, images=images, report=report, scratch=scratch, context=contexts.open,
             secrets=request.secrets, ssh=request.ssh, compression=request.compression,
-            compression_level=request.compression_level, epoch=request.source_date_epoch, no_cache=request.no_cache, environment=wiring.settings.environment,
+            compression_level=request.compression_level, epoch=request.source_date_epoch, no_cache=request.no_cache,
+            environment=wiring.settings.environment,
         )  # fmt: skip
 
     @staticmethod

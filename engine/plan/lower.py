@@ -21,6 +21,7 @@ from engine.dockerfile.instructions import (
     Expose,
     From,
     HealthcheckInstruction,
+    Heredoc,
     Instruction,
     Label,
     Maintainer,
@@ -147,9 +148,7 @@ def _copy(stage: Stage, copy: Copy, inputs: LowerInputs) -> None:
         raise DockerfileError("variable expansion is not supported for --from, define a new stage with FROM using ARG from "
                               "global scope as a workaround")  # fmt: skip
     source = inputs.find(copy.from_, stage.index) if copy.from_ else Source(None, "")
-    heredocs = tuple(
-        replace(h, content=expand_heredoc(h.content, stage.variables, escape=stage.escape)) if h.expand else h for h in copy.heredocs
-    )
+    heredocs = tuple(_expanded(stage, h) if h.expand else h for h in copy.heredocs)
     sources, destination = tuple(expand(s) for s in copy.sources), expand(copy.destination)
     chown, chmod = expand(copy.chown), expand(copy.chmod)
     op = CopyOp(sources, destination, stage.workdir, source, heredocs, copy.add, chown, chmod, copy.link, copy.parents,
@@ -158,6 +157,10 @@ def _copy(stage: Stage, copy: Copy, inputs: LowerInputs) -> None:
     words = [*sources, *(f"<<{h.name}" for h in heredocs), destination]
     verb = "ADD" if copy.add else "COPY"
     stage.step(op, f"{verb}{flags} {' '.join(words)} # buildkit", copy, no_cache=inputs.no_cache)
+
+
+def _expanded(stage: Stage, heredoc: Heredoc) -> Heredoc:
+    return replace(heredoc, content=expand_heredoc(heredoc.content, stage.variables, escape=stage.escape))
 
 
 def _workdir(stage: Stage, workdir: Workdir, inputs: LowerInputs) -> None:

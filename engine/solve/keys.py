@@ -1,9 +1,9 @@
 """Keys of steps: what their results depend on, and nothing else.
 
 A step has two keys, as in BuildKit. The *definition* key needs no layer at all: instruction, visible variables, the content of
-files it takes from contexts, and the definition keys of the states it works on and reads from. The *content* key has in their place
-what those states turned out to be: the parent's layers, and of another stage just the files that are copied. A step that is the same
-by either key is not run.
+files it takes from contexts, and the definition keys of the states it works on and reads from. The *content* key has in their
+place what those states turned out to be: the parent's layers, and of another stage just the files that are copied. A step that
+is the same by either key is not run.
 """
 
 from __future__ import annotations

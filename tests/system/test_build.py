@@ -25,7 +25,7 @@ APP = """\
 FROM {base} AS build
 RUN mkdir /out && echo built > /out/app && chmod 4711 /out/app
 FROM {base}
-RUN adduser -D -u 1234 svc && rm /etc/group
+RUN echo svc:x:1234:1234::/:/bin/sh >> /etc/passwd && rm /etc/group
 COPY --from=build --chown=svc /out/app /app
 COPY f /f
 WORKDIR /srv
@@ -64,7 +64,7 @@ async def test_a_rebuild_runs_nothing_and_uploads_nothing(base: str, registry: R
     registry.log.clear()
     async with Engine(Settings(memory / "state")) as again:
         second = await again.build(request(context, name))
-    assert (second.digest, second.ran, second.cached) == (first.digest, 0, 5)
+    assert (second.digest, second.ran, second.cached) == (first.digest, 0, 4)
     assert {e.method for e in registry.requests} <= {"HEAD", "GET"}
     assert not [e for e in registry.requests if e.method == "GET" and "/blobs/" in e.path]
 
@@ -75,7 +75,7 @@ async def test_a_changed_file_reruns_only_what_depends_on_it(base: str, registry
     await engine.build(request(context, f"{registry.address}/app:1"))
     (context / "f").write_text("other\n")
     result = await engine.build(request(context, f"{registry.address}/app:1"))
-    assert (result.cached, result.ran) == (3, 2)
+    assert (result.cached, result.ran) == (2, 2)
 
 
 async def test_a_build_without_run_fetches_no_layer_it_knows(base: str, registry: RegistryServer, engine: Engine,

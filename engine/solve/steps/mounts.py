@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ async def prepare_mounts(job: Job, step: Step, op: RunOp, account: Account, stat
     preparation = _Preparation(job, step, states, stack)
     if op.script is not None:
         preparation.mounts.append(FileMount(op.argv[-1].split()[0], op.script.encode(), 0o755))
+    await preparation.take_caches(op.mounts)
     for mount in op.mounts:
         await preparation.add(mount)
     return PreparedMounts(tuple(preparation.mounts), tuple(preparation.env.items()))
@@ -39,10 +40,24 @@ class _Preparation:
     def __init__(self, job: Job, step: Step, states: Mapping[str, State], stack: AsyncExitStack) -> None:
         self._job, self._step, self._states, self._stack = job, step, states, stack
         self._agents = 0
+        self._caches: list[Path] = []
         self.mounts: list[Mount] = []
         self.env: dict[str, str] = {}
 
+    async def take_caches(self, mounts: Sequence[MountInput]) -> None:
+        """All cache mounts of the RUN at once: taken one by one, two RUNs could wait for each other."""
+        wanted: list[tuple[CacheSpec, tuple[str | Root, str] | None]] = []
+        for mount in mounts:
+            if isinstance(mount.spec, CacheSpec):
+                source = mount.spec.source
+                seed = (await self._origin(mount.source, source), source) if mount.source else None
+                wanted.append((mount.spec, seed))
+        if wanted:
+            taken = self._job.mechanisms.cache_mounts.acquire_all(wanted)
+            self._caches += await self._stack.enter_async_context(taken)
+
     async def add(self, mount: MountInput) -> None:
+        """The next mount, in the order of the instruction."""
         spec = mount.spec
         if isinstance(spec, BindSpec):
             source = mount.source or Source()
@@ -51,7 +66,7 @@ class _Preparation:
             self.mounts.append(BindMount(spec.target, origin, spec.source.lstrip("/"), readonly=not spec.readwrite,
                                          discard_writes=spec.readwrite))  # fmt: skip
         elif isinstance(spec, CacheSpec):
-            await self._cache(spec, mount.source)
+            self.mounts.append(BindMount(spec.target, str(self._caches.pop(0)), "", readonly=spec.readonly))
         elif isinstance(spec, TmpfsSpec):
             self.mounts.append(TmpfsMount(spec.target, spec.size))
         elif isinstance(spec, SecretSpec):
@@ -73,13 +88,6 @@ class _Preparation:
         snapshots = await self._job.mechanisms.snapshots()
         await unpack(self._job, self._step, snapshots, state.chain)
         return await snapshots.view(state.chain, await self._job.mechanisms.trees.tree(state.chain))
-
-    async def _cache(self, spec: CacheSpec, source: Source | None) -> None:
-        seed = None
-        if source is not None:
-            seed = (await self._origin(source, spec.source), spec.source)
-        path: Path = await self._stack.enter_async_context(self._job.mechanisms.cache_mounts.acquire(spec, seed))
-        self.mounts.append(BindMount(spec.target, str(path), "", readonly=spec.readonly))
 
     def _secret(self, spec: SecretSpec) -> None:
         value = self._job.secret(spec.id)
