@@ -16,6 +16,7 @@ from engine.errors import IsolationError
 from engine.isolate import command, syscalls
 from engine.isolate.base import DirectoryRoot, RunSpec
 from engine.isolate.host import Host, Streams
+from engine.isolate.network import leave_network
 from engine.isolate.stage import Stage
 from engine.isolate.supervise import Watch
 
@@ -25,7 +26,13 @@ def supervise(spec: RunSpec, host: Host, streams: Streams) -> int:
     if not isinstance(spec.root, DirectoryRoot):
         raise IsolationError("isolation chroot runs in plain directories only")
     if spec.network == "none":
-        _leave_network()
+        try:
+            leave_network()
+        except OSError as error:
+            raise IsolationError("a step without network (--network=none) needs a network namespace, which isolation chroot "
+                                 f"cannot have here: {error.strerror}",
+                                 hint="allow the container CAP_SYS_ADMIN or user namespaces, so that isolation userns is possible"
+                                 ) from error
     root = spec.root.path
     watch = Watch(streams.control)
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
@@ -42,16 +49,6 @@ def supervise(spec: RunSpec, host: Host, streams: Streams) -> int:
             end_descendants()
     finally:
         stage.remove()
-
-
-def _leave_network() -> None:
-    try:
-        syscalls.unshare(syscalls.CLONE_NEWNET)
-    except OSError as error:
-        raise IsolationError("a step without network (--network=none) needs a network namespace, which isolation chroot "
-                             f"cannot have here: {error.strerror}",
-                             hint="allow the container CAP_SYS_ADMIN or user namespaces, so that isolation userns is possible"
-                             ) from error
 
 
 def end_descendants() -> None:

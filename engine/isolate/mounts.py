@@ -40,12 +40,14 @@ class Mounts:
         `IsolationError`."""
         mount_root(spec.root, self.root, self._environment.xattrs)
         inside = self._inside = Confined(self.root)
-        os.close(inside.open_or_make("proc", directory=True, keep=True))
+        os.close(inside.own_directory("proc"))
         for name, mount_system in (("dev", system.mount_dev), ("sys", system.mount_sys)):
-            target = inside.open_or_make(name, directory=True, keep=True)
+            target = inside.own_directory(name)
             point = self._point(directory=True)
-            mount_system(point)
-            self._move(point, target)
+            if mount_system(point):
+                self._move(point, target)
+            else:
+                os.close(target)
         os.close(inside.open_or_make(spec.cwd, directory=True, keep=True))
         for file, text in (("/etc/hosts", spec.hosts), ("/etc/resolv.conf", spec.resolv_conf)):
             if text is not None:
@@ -86,10 +88,9 @@ class Mounts:
 
     @staticmethod
     def _move(point: str, target: int) -> None:
-        """Moves what is mounted at a staging point, if anything is, onto an open directory or file, and closes that."""
+        """Moves what is mounted at a staging point onto an open directory or file, and closes that."""
         try:
-            if os.path.ismount(point):
-                syscalls.mount(point, syscalls.at(target), None, syscalls.MS_MOVE)
+            syscalls.mount(point, syscalls.at(target), None, syscalls.MS_MOVE)
         finally:
             os.close(target)
 

@@ -9,11 +9,13 @@ filesystem when it is unmounted. Source: Documentation/filesystems/overlayfs.rst
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from errno import EINVAL, ENOSYS, EPERM
 from typing import Literal
 
 from engine.isolate import syscalls
 from engine.isolate.base import DirectoryRoot, Root
+from engine.isolate.copies import remove_tree
 
 Xattrs = Literal["trusted", "user"]
 
@@ -52,9 +54,16 @@ def mount_overlay(lower: tuple[str, ...], upper: str | None, work: str | None, t
         try:
             syscalls.mount("overlay", target, "overlay", syscalls.MS_NODEV, options)
         except OSError as error:
-            if error.errno != EINVAL or ",volatile" not in options:
+            if error.errno != EINVAL or work is None:
                 raise
-            syscalls.mount("overlay", target, "overlay", syscalls.MS_NODEV, options.replace(",volatile", ""))
+            # Mounted before? Then a mark forbids it, since a crash in between could have lost data; there was none. Or the
+            # kernel is older than `volatile`.
+            with suppress(OSError):
+                remove_tree(f"{work}/work/incompat")
+            try:
+                syscalls.mount("overlay", target, "overlay", syscalls.MS_NODEV, options)
+            except OSError:
+                syscalls.mount("overlay", target, "overlay", syscalls.MS_NODEV, options.replace(",volatile", ""))
     finally:
         os.fchdir(before)
         for fd in (before, *opened):

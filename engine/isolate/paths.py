@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from errno import ELOOP, ENOENT, ENOTDIR
 
@@ -62,6 +63,13 @@ class Confined:
         """Like `open`, but creates what is missing: directories of mode 0755, and a directory or an empty file at the end.
         `remove_made` takes it away again unless `keep`."""
         return self._walk(os.fsencode(path), directory, keep=keep)
+
+    def own_directory(self, name: str) -> int:
+        """The directory of this name in the root, created to stay when it is missing; raises `NotADirectoryError` for anything
+        else, a symlink too."""
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o755, dir_fd=self._root)
+        return os.open(name, _DIRECTORY, dir_fd=self._root)
 
     def place(self, path: str | bytes) -> tuple[int, bytes]:
         """The open directory, created when missing, and the name in it that a path leads to, links followed, whether or not

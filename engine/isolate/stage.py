@@ -63,7 +63,7 @@ class Stage:
         self._undo.append(lambda: remove_tree(self._aside))
         self._lock_origins(spec.mounts, watch)
         for name in ("proc", "dev", "sys"):
-            os.close(self._root.open_or_make(name, directory=True, keep=True))
+            os.close(self._root.own_directory(name))
         os.close(self._root.open_or_make(spec.cwd, directory=True, keep=True))
         for name, numbers in _NODES.items():
             self._make_node(f"dev/{name}", numbers)

@@ -21,8 +21,8 @@ _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tr
 _QUIET = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 
 
-def mount_dev(path: str) -> None:
-    """A new /dev at a directory, with the harmless devices of the host's, new terminals, shared memory and message queues."""
+def mount_dev(path: str) -> bool:
+    """Mounts a new /dev at a directory, with the harmless devices of the host's, new terminals, shared memory and message queues."""
     syscalls.mount("tmpfs", path, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755,size=65536k")
     for name in _NODES:
         if os.path.exists(f"/dev/{name}"):
@@ -36,6 +36,7 @@ def mount_dev(path: str) -> None:
     syscalls.mount("shm", f"{path}/shm", "tmpfs", _QUIET, "mode=1777,size=65536k")
     with suppress(OSError):  # a kernel without message queues
         syscalls.mount("mqueue", f"{path}/mqueue", "mqueue", _QUIET)
+    return True
 
 
 def _mount_pts(path: str) -> None:
@@ -47,13 +48,19 @@ def _mount_pts(path: str) -> None:
         syscalls.mount("devpts", path, "devpts", flags, options)
 
 
-def mount_sys(path: str) -> None:
-    """A read-only /sys at a directory: a fresh one where the network namespace is ours, else the host's."""
+def mount_sys(path: str) -> bool:
+    """Mounts a read-only /sys at a directory: a fresh one where the network namespace is ours, else the host's. Returns False
+    where neither is allowed; no build should need it."""
     try:
         syscalls.mount("sysfs", path, "sysfs", _QUIET | syscalls.MS_RDONLY)
     except OSError:
-        with suppress(OSError):  # nothing that a build should need
+        try:
             bind("/sys", path, syscalls.MOUNT_ATTR_RDONLY)
+        except OSError:
+            with suppress(OSError):
+                syscalls.unmount(path)
+            return False
+    return True
 
 
 def mount_proc(root: str) -> None:

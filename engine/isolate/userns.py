@@ -13,18 +13,15 @@ image is nothing that could hurt with `nodev` on every mount and docker's capabi
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
-import socket
-import struct
-from contextlib import suppress
 
 from engine.errors import IsolationError
 from engine.isolate import command, process, syscalls, system
 from engine.isolate.base import RunSpec
 from engine.isolate.host import Host, Streams
 from engine.isolate.mounts import Mounts
+from engine.isolate.network import leave_network
 from engine.isolate.supervise import Watch
 
 _NAMESPACES = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
@@ -54,21 +51,15 @@ def supervise(spec: RunSpec, host: Host, streams: Streams) -> int:
 
 def _leave_host(spec: RunSpec) -> None:
     try:
-        syscalls.unshare(_NAMESPACES | (syscalls.CLONE_NEWNET if spec.network == "none" else 0))
+        syscalls.unshare(_NAMESPACES)
+        if spec.network == "none":
+            leave_network()
     except OSError as error:
         raise IsolationError(f"namespaces cannot be made: {error.strerror}",
                              hint="see /proc/sys/user/max_*_namespaces") from error
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.sethostname(os.fsencode(spec.hostname)[:64])
-    if spec.network == "none":
-        _loopback_up()
-
-
-def _loopback_up() -> None:
-    """The one network device of a new namespace is down; programs expect it up (SIOCSIFFLAGS: IFF_UP | IFF_RUNNING)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control, suppress(OSError):
-        fcntl.ioctl(control, 0x8914, struct.pack("16sH14s", b"lo", 0x41, b""))
 
 
 def _enter_root(path: str) -> None:

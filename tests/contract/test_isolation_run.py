@@ -1,0 +1,228 @@
+"""A command in a root: what it sees, what it may do, and what is left of it. In every isolation this user can have."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from engine.errors import IsolationError
+from engine.isolate.base import FileMount, RunSpec
+from engine.snapshot.base import Active
+from tests.contract.roots import ENV, MODES, Ran, Rig, Tar, rig
+
+DEFAULT_CAPABILITIES = "00000000a80425fb"
+
+
+@pytest.fixture(params=MODES)
+async def machine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+    async with rig(tmp_path / "state", request.param) as made:
+        yield made
+
+
+async def root(machine: Rig, *tars: bytes) -> Active:
+    state = await machine.base(*tars)
+    return await machine.snapshots.prepare(state.chain, state.tree)
+
+
+async def sh(machine: Rig, script: str, **options: object) -> Ran:
+    return await machine.execute(await root(machine), "sh", "-c", script, **options)
+
+
+def on_chroot(machine: Rig) -> bool:
+    return machine.environment.isolation == "chroot"
+
+
+async def test_output_and_exit_code(machine: Rig) -> None:
+    ran = await sh(machine, "echo out; echo err >&2; exit 7")
+    assert (ran.status, ran.stdout, ran.stderr) == (7, b"out\n", b"err\n")
+
+
+async def test_much_output_arrives_whole(machine: Rig) -> None:
+    ran = await sh(machine, "head -c 3000000 /dev/zero; head -c 1000000 /dev/zero >&2")
+    assert (len(ran.stdout), len(ran.stderr)) == (3_000_000, 1_000_000)
+
+
+async def test_a_signal_is_128_and_its_number(machine: Rig) -> None:
+    active = await root(machine)
+    assert (await machine.execute(active, "sh", "-c", "sh -c 'kill -9 $$'; exit $?")).status == 137
+    assert (await machine.execute(active, "sh", "-c", "exit 255")).status == 255
+
+
+async def test_standard_input(machine: Rig) -> None:
+    assert (await sh(machine, "cat")).stdout == b""
+    assert (await sh(machine, "cat", stdin=b"x" * 300_000)).stdout == b"x" * 300_000
+
+
+async def test_the_environment_is_what_was_given_and_nothing_else(machine: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINE_SECRET", "1")
+    ran = await machine.execute(await root(machine), "env", env=(("PATH", "/bin"), ("A", "b c"), ("E", "")))
+    assert sorted(ran.stdout.splitlines()) == [b"A=b c", b"E=", b"PATH=/bin"]
+
+
+@pytest.mark.parametrize(("argv", "status", "message"), [
+    (("nosuch", "x"), 127, b'exec: "nosuch": executable file not found in $PATH\n'),
+    (("/no/such",), 127, b'exec: "/no/such": stat /no/such: no such file or directory\n'),
+    (("/etc/motd",), 126, b'exec: "/etc/motd": permission denied\n'),
+    (("/etc",), 126, b'exec: "/etc": is a directory\n'),
+    (("/odd/text",), 126, b"exec /odd/text: exec format error\n"),
+    (("/odd/script",), 127, b"exec /odd/script: no such file or directory\n"),
+])
+async def test_what_cannot_be_executed_says_why(machine: Rig, argv: tuple[str, ...], status: int, message: bytes) -> None:
+    odd = Tar().dirs("odd").add("odd/text", "text", mode=0o755).add("odd/script", "#!/no/interpreter\n", mode=0o755)
+    ran = await machine.execute(await root(machine, odd.bytes()), *argv)
+    assert (ran.status, ran.stderr) == (status, message)
+
+
+async def test_the_command_is_found_by_its_own_path(machine: Rig) -> None:
+    tools = Tar().dirs("tools").symlink("tools/say", "/bin/echo").bytes()
+    ran = await machine.execute(await root(machine, tools), "say", "hi", env=(("PATH", "/tools"),))
+    assert ran.stderr == b"say: applet not found\n" or ran.stdout == b"hi\n"
+
+
+async def test_working_directory_umask_and_host_name(machine: Rig) -> None:
+    ran = await sh(machine, "pwd; umask; touch /f; stat -c %a /f; hostname", cwd="/data/sub", hostname="builder")
+    expected = b"/data/sub\n0022\n644\n"
+    assert ran.stdout.startswith(expected)
+    assert on_chroot(machine) or ran.stdout == expected + b"builder\n"
+
+
+async def test_a_missing_working_directory_is_made(machine: Rig) -> None:
+    ran = await machine.step(await machine.base(), "pwd", cwd="/new/dir")
+    assert ran.stdout == b"/new/dir\n"
+    assert ran.kinds == {"new": "dir", "new/dir": "dir"}
+    assert ran.entry("new").mode == 0o755
+
+
+async def test_user_and_groups(machine: Rig) -> None:
+    if not machine.environment.ids.holds(1000, 2001):
+        pytest.skip("needs more ids")
+    ran = await sh(machine, "id -u; id -g; id -G; touch /denied 2> /dev/null || echo refused; cat /data/b; cd ~",
+                   uid=1000, gid=1000, groups=(1000, 2001), env=(*ENV, ("HOME", "/home/app")))
+    assert ran.stdout == b"1000\n1000\n1000 2001\nrefused\nb\n"
+    root_groups = await sh(machine, "id -G", uid=0, gid=0, groups=(0, 5))
+    assert root_groups.stdout == b"0 5\n"
+
+
+async def test_a_user_who_cannot_exist_here_is_an_error_that_says_so(machine: Rig) -> None:
+    ids = machine.environment.ids
+    if ids.kind == "identity":
+        pytest.skip("every user can exist")
+    with pytest.raises(IsolationError, match=f"this step needs uid {ids.count}, but only") as error:
+        await sh(machine, "true", uid=ids.count)
+    assert "/etc/subuid" in (error.value.hint or "")
+
+
+async def test_capabilities_are_dockers(machine: Rig) -> None:
+    if on_chroot(machine):
+        pytest.skip("there is no /proc to see them in")
+    ran = await sh(machine, "grep -E 'Cap(Inh|Prm|Eff|Bnd|Amb)|NoNewPrivs' /proc/self/status")
+    seen = dict(line.split(":\t") for line in ran.stdout.decode().splitlines())
+    assert seen == {"CapInh": "0" * 16, "CapAmb": "0" * 16, "CapPrm": DEFAULT_CAPABILITIES, "CapEff": DEFAULT_CAPABILITIES,
+                    "CapBnd": DEFAULT_CAPABILITIES, "NoNewPrivs": "0"}
+    if machine.environment.ids.holds(1000, 1000):
+        ran = await sh(machine, "grep -E 'Cap(Prm|Eff)' /proc/self/status", uid=1000, gid=1000)
+        assert [line.split()[1] for line in ran.stdout.splitlines()] == [b"0" * 16] * 2
+
+
+async def test_only_its_own_processes_and_a_closed_proc(machine: Rig) -> None:
+    if on_chroot(machine):
+        pytest.skip("there is no /proc")
+    ran = await sh(machine, "ls /proc | grep -c '^[0-9]'; cat /proc/1/comm; echo 1 > /proc/sys/kernel/hostname; "
+                            "mount -t tmpfs x /tmp || echo no mount; head -c 1 /proc/kcore | wc -c; ls /sys/firmware | wc -l")
+    lines = ran.stdout.decode().split("\n")
+    assert int(lines[0]) <= 4
+    assert lines[1:5] == ["sh", "no mount", "0", "0"]
+
+
+async def test_devices(machine: Rig) -> None:
+    ran = await sh(machine, "echo x > /dev/null && head -c 3 /dev/zero | wc -c && head -c 4 /dev/urandom | wc -c; ls -A /dev | wc -l")
+    assert ran.stdout.split()[:2] == [b"3", b"4"]
+    if not on_chroot(machine):
+        ran = await sh(machine, "echo out > /dev/stdout; touch /dev/shm/x && ls /dev/pts/ptmx && readlink /dev/fd")
+        assert (ran.stdout, ran.stderr) == (b"out\n/dev/pts/ptmx\n/proc/self/fd\n", b"")
+
+
+async def test_nothing_of_the_runtime_stays_in_the_layer(machine: Rig) -> None:
+    state = await machine.base(Tar().add(".wh.dev").add(".wh.proc").add(".wh.sys").add(".wh.tmp").add("etc/.wh.motd").bytes())
+    ran = await machine.step(state, "ls /etc; echo x > /dev/null", hosts="1.2.3.4 h\n", resolv_conf="nameserver 9.9.9.9\n")
+    assert ran.stdout == b"group\nhosts\npasswd\nresolv.conf\n"
+    assert ran.kinds == {"dev": "dir", "proc": "dir", "sys": "dir"}
+
+
+async def test_hosts_and_resolv_conf_of_the_base_come_back(machine: Rig) -> None:
+    state = await machine.base(Tar().add("etc/hosts", "base\n").symlink("etc/resolv.conf", "../run/resolv").bytes())
+    ran = await machine.step(state, "cat /etc/hosts /etc/resolv.conf; echo more >> /etc/hosts; true", hosts="h\n", resolv_conf="r\n")
+    assert ran.stdout == b"h\nr\n"
+    assert ran.after
+    again = await machine.step(ran.after, "cat /etc/hosts; ls /run 2> /dev/null")
+    assert (ran.kinds, again.stdout, again.kinds) == ({}, b"base\n", {})
+
+
+async def test_no_network(machine: Rig) -> None:
+    try:
+        ran = await sh(machine, "ls /sys/class/net 2> /dev/null; ip link show lo up", network="none")
+    except IsolationError as error:
+        assert on_chroot(machine)
+        assert "--network=none" in error.message and error.hint
+        return
+    assert b"lo: <LOOPBACK,UP" in ran.stdout
+    assert b"eth" not in ran.stdout
+
+
+async def test_processes_left_behind_are_gone_and_nobody_waits_for_them(machine: Rig) -> None:
+    with anyio.fail_after(20):
+        ran = await sh(machine, "setsid sleep 1000 & (sleep 1000; echo late) & (setsid sh -c 'sleep 1000 & sleep 1000' &) ; echo started")
+    assert ran.stdout == b"started\n"
+    assert not _processes_in(machine)
+
+
+async def test_a_cancelled_command_is_gone(machine: Rig) -> None:
+    active = await root(machine)
+    with anyio.move_on_after(10) as scope:
+        def stop(_stream: int, data: bytes) -> None:
+            scope.cancel()
+
+        await machine.pool.run(RunSpec(active.root, ("sh", "-c", "echo x; trap '' TERM; sleep 1000 & sleep 1000"), ENV, "/"), stop)
+    assert scope.cancelled_caught
+    assert not _processes_in(machine)
+    assert (await machine.execute(active, "true")).status == 0
+
+
+def _processes_in(machine: Rig) -> list[str]:
+    """Commands of processes whose root or working directory lies in the rig's state directory, or that are our sleepers."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                where = os.readlink(entry / "root")
+            except OSError:
+                continue
+            if words[:2] == [b"sleep", b"1000"] and (str(machine.state_dir) in where or where.startswith("/dev")):
+                found.append(f"{words} {where}")
+    return found
+
+
+async def test_a_root_cannot_send_our_mounts_outside(machine: Rig, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    evil = Tar().symlink("evil", str(outside)).symlink("up", "../../../../../.." + str(outside))
+    ran = await machine.execute(await root(machine, evil.bytes()), "sh", "-c", "cat /evil/hosts /up/h2; echo x > /dev/null",
+                                mounts=_secrets("/evil/hosts", "/up/h2"))
+    assert ran.stdout == b"secretsecret"
+    assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["proc", "dev", "sys"])
+async def test_system_directories_must_be_directories(machine: Rig, name: str) -> None:
+    active = await root(machine, Tar().add(f".wh.{name}").symlink(name, "../data").bytes())
+    with pytest.raises(IsolationError, match="Not a directory"):
+        await machine.execute(active, "true")
+
+
+def _secrets(*targets: str) -> tuple[FileMount, ...]:
+    return tuple(FileMount(target, b"secret") for target in targets)
