@@ -35,9 +35,10 @@ class _Flight(Generic[T]):
 class SingleFlight:
     """Work by key. Who asks for work that is under way waits for it and gets its result, or its error.
 
-    Work is cancelled when the last of those who wait for it leaves, not when the first does. In a task group it runs there, and
-    who leaves is free at once. Without one it runs inside the call that began it, which, when cancelled, ends as soon as nobody
-    else waits. Should the work itself be cancelled by something else, the next who waits runs it anew.
+    Work is cancelled when the last of those who wait for it leaves, not when the first does; the last one stays until the work has
+    cleaned up. In a task group it runs there, and whoever else leaves is free at once. Without one it runs inside the call that
+    began it, which, when cancelled, ends as soon as nobody else waits. Should the work itself be cancelled by something else, the
+    next who waits runs it anew.
     """
 
     def __init__(self, group: TaskGroup | None = None) -> None:
@@ -87,6 +88,8 @@ class SingleFlight:
             if not flight.waiters and not flight.landed.is_set():
                 self._forget(key, flight)  # whoever comes now must not join work that is being cancelled
                 flight.scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await flight.landed.wait()  # when the last one has left, nothing of the work is left either
 
     def _forget(self, key: Hashable, flight: _Flight[Any]) -> None:
         if self._flights.get(key) is flight:
