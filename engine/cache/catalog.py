@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from engine import codec
 from engine.cache.database import Database
+from engine.content.leases import Name
 from engine.errors import EngineError
 from engine.image.digest import Digest
 from engine.image.reference import Reference
@@ -18,14 +19,14 @@ TRUST = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A reference, what it stood for when it was `seen`, and the blobs that its image consists of. Times are seconds since
-    the epoch."""
+    """A reference, what it stood for when it was `seen`, and what of its image is in the state directory (manifest, config and
+    layer blobs, unpacked layers). Times are seconds since the epoch."""
 
     reference: Reference
     digest: Digest
     seen: float
     used: float
-    needs: tuple[Digest, ...] = ()
+    needs: tuple[Name, ...] = ()
 
 
 class Catalog:
@@ -66,12 +67,17 @@ class Catalog:
         found = self._database.read("SELECT reference, digest, seen, used, needs FROM bases ORDER BY reference")
         return [base for row in found if (base := _base(row))]
 
-    async def remember_base(self, reference: Reference, digest: Digest, needs: Sequence[Digest]) -> None:
-        """Remembers what a reference stands for now, and the blobs (manifests, config, layers) of its image."""
+    async def remember_base(self, reference: Reference, digest: Digest, needs: Sequence[Name]) -> None:
+        """Remembers what a reference stands for now, and what of its image must stay as long as it is remembered."""
         now = self._clock()
         await self._database.execute(
             "REPLACE INTO bases (reference, digest, seen, used, needs) VALUES (?,?,?,?,?)",
-            [(str(reference), str(digest), now, now, codec.encode([str(need) for need in needs]).decode())])
+            [(str(reference), str(digest), now, now, codec.encode([list(need) for need in needs]).decode())])
+
+    async def used_bases(self, references: Iterable[Reference]) -> None:
+        """Notes that references were used without being asked about anew."""
+        now = self._clock()
+        await self._database.execute("UPDATE bases SET used = ? WHERE reference = ?", [(now, str(r)) for r in references])
 
     async def forget_bases(self, references: Iterable[Reference]) -> None:
         """Forgets references."""
@@ -97,6 +103,6 @@ def _base(row: tuple[object, ...]) -> Base | None:
     reference, digest, seen, used, needs = row
     try:
         return Base(Reference.parse(str(reference)), Digest.parse(str(digest)), float(str(seen)), float(str(used)),
-                    tuple(Digest.parse(need) for need in codec.decode(str(needs))))
+                    tuple((str(kind), str(identity)) for kind, identity in codec.decode(str(needs))))
     except (EngineError, ValueError, TypeError):
         return None

@@ -120,7 +120,7 @@ class CacheMounts:
         return [Item(("mount", f"{path.parent.name}/{path.name}"), self._sizes.get(str(path), 0), _used(path), root=True,
                      busy=self._busy(path)) for path in self._instances()]  # fmt: skip
 
-    def detach(self, items: Sequence[Item]) -> None:
+    async def detach(self, items: Sequence[Item]) -> None:
         """Moves instances into the trash, but for those that somebody has just taken."""
         for item in items:
             if item.name[0] != "mount":

@@ -27,7 +27,7 @@ class Holding(Protocol):
     def items(self) -> Iterable[Item]:
         """All things there are now."""
 
-    def detach(self, items: Sequence[Item]) -> None:
+    async def detach(self, items: Sequence[Item]) -> None:
         """Makes some of its things be gone for everyone who looks; quick: a rename or a transaction. Things of other holdings
         may be among the items."""
 
@@ -37,14 +37,15 @@ class Holding(Protocol):
 
 async def prune(leases: Leases, holdings: Sequence[Holding], policy: Policy, now: float, *, dry: bool = False) -> Verdict:
     """Removes what a policy lets go of, or with `dry` only says what that is. Safe beside running builds and other prunes;
-    raises `StorageError` when something cannot be removed."""
+    raises `StorageError` when something cannot be removed. Holdings of roots come before those of what roots need, so that
+    a prune that is killed leaves no root without its needs."""
     for holding in holdings:
         await holding.survey()
     async with leases.exclusive() as leased:
         verdict = decide((item for holding in holdings for item in holding.items()), leased, policy, now)
         if not dry:
             for holding in holdings:
-                holding.detach(verdict.remove)
+                await holding.detach(verdict.remove)
     if not dry:
         for holding in holdings:
             await holding.purge()
@@ -67,7 +68,7 @@ class BlobHolding:
         """One item for each blob, used when it was stored."""
         return [Item((self.kind, str(digest)), size, used) for digest, size, used in self._store.blobs()]
 
-    def detach(self, items: Sequence[Item]) -> None:
+    async def detach(self, items: Sequence[Item]) -> None:
         """Moves blobs into the trash; one that was stored anew meanwhile goes back."""
         for item in items:
             if item.name[0] != self.kind:

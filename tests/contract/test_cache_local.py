@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +14,11 @@ import anyio
 import pytest
 
 from engine.cache.base import Record
+from engine.cache.holdings import RecordHolding
 from engine.cache.local import LocalCache
+from engine.content.gc import Policy
+from engine.content.leases import Leases
+from engine.content.prune import BlobHolding, Holding, prune
 from engine.content.store import DirectoryStore
 from engine.errors import StorageError
 from engine.image.descriptor import OCI_LAYER_GZIP, Descriptor
@@ -77,6 +83,13 @@ def absent(content: bytes) -> Layer:
 
 def files(tmp_path: Path) -> list[str]:
     return sorted(name for name in os.listdir(tmp_path / "cache") if name.endswith(".db"))
+
+
+def test_importing_the_cache_imports_no_database_and_no_http() -> None:
+    heavy = "{'sqlite3', 'aiohttp', 'yarl'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", f"import sys, engine.cache.local, engine.cache.registry; print({heavy})"],
+                          capture_output=True, check=True, text=True)
+    assert done.stdout == "set()\n"
 
 
 async def test_looking_makes_nothing(cache: LocalCache, tmp_path: Path) -> None:
@@ -225,6 +238,28 @@ async def test_a_place_that_cannot_be_written_is_a_storage_error_and_reads_empty
         await cache.put(Record(key("k"), None, 1.0))
 
 
+async def test_a_prune_lets_go_of_old_records_and_bases_and_of_their_blobs(cache: LocalCache, store: DirectoryStore, clock: Clock,
+                                                                           tmp_path: Path) -> None:
+    old, new, base, loose = layer(store, b"old"), layer(store, b"new"), store.put(b"base"), store.put(b"loose")
+    await cache.put(Record(key("old"), old, 1.0))
+    await cache.catalog.remember_base(BASE, base, [("blob", str(base))])
+    clock.now += 100
+    await cache.put(Record(key("new"), new, 1.0))
+    holdings: list[Holding] = [RecordHolding(cache), BlobHolding(store, tmp_path / "trash")]
+    leases = Leases(tmp_path / "leases")
+    await prune(leases, holdings, Policy(), clock.now)
+    assert [store.has(blob) for blob in (old.blob.digest, new.blob.digest, base, loose)] == [True, True, True, False]
+    verdict = await prune(leases, holdings, Policy(older_than=50), clock.now)
+    assert verdict.freed == len(b"old" + b"base")
+    assert [store.has(blob) for blob in (old.blob.digest, new.blob.digest, base)] == [False, True, False]
+    assert [usage.key for usage in cache.usage()] == [key("new")]
+    assert cache.catalog.bases() == []
+    async with leases.hold() as lease:
+        await lease.protect([("record", str(key("new")))])
+        assert (await prune(leases, holdings, Policy(all=True), clock.now)).remove == ()
+    assert await cache.get(key("new")) is not None
+
+
 async def test_the_catalog_knows_where_blobs_are(cache: LocalCache, clock: Clock) -> None:
     blob, other = key("blob"), key("other")
     assert cache.catalog.origins(blob) == ()
@@ -237,12 +272,15 @@ async def test_the_catalog_knows_where_blobs_are(cache: LocalCache, clock: Clock
 
 
 async def test_the_catalog_remembers_bases_and_images(cache: LocalCache, clock: Clock) -> None:
-    await cache.catalog.remember_base(BASE, key("one"), [key("a"), key("b")])
+    await cache.catalog.remember_base(BASE, key("one"), [("blob", "a"), ("layer", "b")])
     clock.now += 1
-    await cache.catalog.remember_base(BASE, key("two"), [key("c")])
+    await cache.catalog.remember_base(BASE, key("two"), [("blob", "c")])
     base = cache.catalog.base(BASE)
-    assert base is not None and (base.digest, base.needs, base.seen) == (key("two"), (key("c"),), 10_001.0)
+    assert base is not None and (base.digest, base.needs, base.seen) == (key("two"), (("blob", "c"),), 10_001.0)
     assert cache.catalog.bases() == [base]
+    clock.now += 1
+    await cache.catalog.used_bases([BASE, APP])
+    assert [(b.seen, b.used) for b in cache.catalog.bases()] == [(10_001.0, 10_002.0)]
     assert cache.catalog.base(APP) is None
     await cache.catalog.forget_bases([BASE])
     assert cache.catalog.bases() == []

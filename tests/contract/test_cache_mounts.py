@@ -237,9 +237,9 @@ async def test_a_mount_taken_between_the_decision_and_the_removal_stays(mounts: 
     path = await path_of(mounts, Mount())
     items = list(mounts.items())
     async with mounts.acquire(Mount()):
-        mounts.detach(items)
+        await mounts.detach(items)
         assert path.exists()
-    mounts.detach(items)
+    await mounts.detach(items)
     assert not path.exists()
 
 
@@ -270,6 +270,6 @@ async def test_real_workers_copy_from_an_overlay_with_owners_and_whiteouts(tmp_p
         assert sorted(os.listdir(path.parent)) == ["0", "about.json"]
     usage, = await mounts.usage()
     assert usage.size > 0
-    mounts.detach(list(mounts.items()))
+    await mounts.detach(list(mounts.items()))
     await mounts.purge()
     assert await mounts.usage() == []

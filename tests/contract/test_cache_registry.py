@@ -209,9 +209,8 @@ async def test_a_registry_that_stalls_costs_one_timeout(server: RegistryServer, 
     cache = one.cache(None, [place], Patience(lookup=0.2))
     with anyio.fail_after(10):
         assert await cache.get_many([key(str(number)) for number in range(40)]) == {}
-        asked = len(server.requests)
         assert await cache.get(key("later")) is None
-    assert len(server.requests) == asked
+    assert not [request for request in server.requests if key("later").hex in request.path]
     assert one.warnings == [f"cannot read cache {place.repository.name}: no answer within 0.2 seconds; "
                             "it is left alone for the rest of this build"]
 

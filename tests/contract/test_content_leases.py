@@ -143,7 +143,7 @@ async def test_a_blob_stored_anew_while_it_is_being_pruned_comes_back(store: Dir
     holding = BlobHolding(store, tmp_path / "trash")
     items = list(holding.items())
     os.utime(store.path(digest))
-    holding.detach(items)
+    await holding.detach(items)
     assert store.has(digest)
 
 
@@ -151,7 +151,7 @@ async def test_the_trash_of_a_killed_prune_is_emptied_by_the_next(store: Directo
                                                                   tmp_path: Path) -> None:
     holding = BlobHolding(store, tmp_path / "trash")
     stored(store, b"orphan", 100)
-    holding.detach(list(holding.items()))
+    await holding.detach(list(holding.items()))
     assert len(os.listdir(tmp_path / "trash")) == 1
     await prune(leases, [BlobHolding(store, tmp_path / "trash")], Policy(), time.time())
     assert os.listdir(tmp_path / "trash") == []
@@ -167,7 +167,7 @@ async def test_a_blob_that_another_holding_needs_stays(store: DirectoryStore, le
         def items(self) -> Iterable[Item]:
             return [Item(("record", "k"), 0, 0, root=True, needs=(("blob", str(digest)),))]
 
-        def detach(self, items: object) -> None:
+        async def detach(self, items: object) -> None:
             assert items == ()
 
         async def purge(self) -> None:
