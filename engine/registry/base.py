@@ -45,7 +45,8 @@ class Registry(Protocol):
     async def push_blob(self, reference: Reference, descriptor: Descriptor, path: Path, *,
                         mount_from: Sequence[Reference] = (), progress: Progress | None = None) -> bool:
         """Makes the repository have a blob: asks whether it does, tries to mount it from other repositories of the registry,
-        else uploads the file. Returns whether bytes were uploaded. Equal pushes at one time are one."""
+        else uploads the file. Returns whether bytes were uploaded. Equal pushes at one time are one. The file need not be there
+        unless it comes to an upload; `StorageError` when it is missing then."""
 
     async def push_manifest(self, reference: Reference, raw: bytes, media_type: str) -> Digest:
         """Puts a manifest under the reference's tag (or by digest); returns its digest."""
