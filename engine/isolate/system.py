@@ -22,7 +22,7 @@ _QUIET = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 
 
 def mount_dev(path: str) -> bool:
-    """Mounts a new /dev at a directory, with the harmless devices of the host's, new terminals, shared memory and message queues."""
+    """Mounts a new /dev at a directory: the host's harmless devices, new terminals, shared memory and message queues."""
     syscalls.mount("tmpfs", path, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755,size=65536k")
     for name in _NODES:
         if os.path.exists(f"/dev/{name}"):

@@ -139,7 +139,7 @@ async def test_only_its_own_processes_and_a_closed_proc(machine: Rig) -> None:
 
 
 async def test_devices(machine: Rig) -> None:
-    ran = await sh(machine, "echo x > /dev/null && head -c 3 /dev/zero | wc -c && head -c 4 /dev/urandom | wc -c; ls -A /dev | wc -l")
+    ran = await sh(machine, "echo x > /dev/null && head -c 3 /dev/zero | wc -c && head -c 4 /dev/urandom | wc -c")
     assert ran.stdout.split()[:2] == [b"3", b"4"]
     if not on_chroot(machine):
         ran = await sh(machine, "echo out > /dev/stdout; touch /dev/shm/x && ls /dev/pts/ptmx && readlink /dev/fd")
@@ -155,7 +155,8 @@ async def test_nothing_of_the_runtime_stays_in_the_layer(machine: Rig) -> None:
 
 async def test_hosts_and_resolv_conf_of_the_base_come_back(machine: Rig) -> None:
     state = await machine.base(Tar().add("etc/hosts", "base\n").symlink("etc/resolv.conf", "../run/resolv").bytes())
-    ran = await machine.step(state, "cat /etc/hosts /etc/resolv.conf; echo more >> /etc/hosts; true", hosts="h\n", resolv_conf="r\n")
+    ran = await machine.step(state, "cat /etc/hosts /etc/resolv.conf; echo more >> /etc/hosts; true",
+                             hosts="h\n", resolv_conf="r\n")
     assert ran.stdout == b"h\nr\n"
     assert ran.after
     again = await machine.step(ran.after, "cat /etc/hosts; ls /run 2> /dev/null")
@@ -175,7 +176,8 @@ async def test_no_network(machine: Rig) -> None:
 
 async def test_processes_left_behind_are_gone_and_nobody_waits_for_them(machine: Rig) -> None:
     with anyio.fail_after(20):
-        ran = await sh(machine, "setsid sleep 1000 & (sleep 1000; echo late) & (setsid sh -c 'sleep 1000 & sleep 1000' &) ; echo started")
+        ran = await sh(machine, "setsid sleep 1000 & (sleep 1000; echo late) & (setsid sh -c 'sleep 1000 & sleep 1000' &); "
+                                "echo started")
     assert ran.stdout == b"started\n"
     assert not _processes_in(machine)
 
