@@ -74,12 +74,14 @@ def new_directory(destination: Path, publish: Callable[[Path, Path], None] = os.
         yield temporary
         publish(temporary, destination)
     except BaseException:
-        _remove(temporary)
+        remove_tree(temporary)
         raise
 
 
-def _remove(directory: Path) -> None:
+def remove_tree(directory: Path) -> None:
     """Removes a directory as far as that can be done; its folders may be closed even to their owner."""
+    with suppress(OSError):
+        os.chmod(directory, 0o700)
     for path, names, _ in os.walk(directory):
         for name in names:
             below = os.path.join(path, name)

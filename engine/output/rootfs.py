@@ -4,7 +4,6 @@ of its own, `linux_amd64`, as with BuildKit."""
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from engine.output.base import Built
 from engine.output.blobs import Fetch, Progress, fetch_missing, layers_of
 from engine.output.flatten import Flat, contents, flatten
 from engine.output.place import Meter, Place
-from engine.output.publish import is_free, new_directory, new_file, write_all, writing
+from engine.output.publish import is_free, new_directory, new_file, remove_tree, write_all, writing
 
 IndexOf = Callable[[Layer], Awaitable[Index]]
 """A layer's index; raises `RegistryError` or `ContentError`."""
@@ -144,14 +143,16 @@ def _merge(source: Path, destination: Path) -> None:
     for name in os.listdir(source):
         new, old = source / name, destination / name
         try:
-            there = stat.S_IFMT(os.lstat(old).st_mode)
+            there = os.lstat(old).st_mode
         except FileNotFoundError:
             there = 0
-        if there == stat.S_IFDIR:
+        if stat.S_ISDIR(there):
             if stat.S_ISDIR(os.lstat(new).st_mode):
+                if there & 0o700 != 0o700:
+                    os.chmod(old, there & 0o7777 | 0o700)  # it gets the image's mode in the end
                 _merge(new, old)
                 continue
-            shutil.rmtree(old)
+            remove_tree(old)
         elif there and stat.S_ISDIR(os.lstat(new).st_mode):
             os.unlink(old)
         os.rename(new, old)
