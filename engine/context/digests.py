@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from engine.layer.index import collector_paused
+
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
@@ -63,7 +65,7 @@ class DigestStore:
         """The digests of files, None for those that are not known."""
         out: list[str | None] = [None] * len(keys)
         if keys:
-            with self._connection() as connection:
+            with collector_paused(), self._connection() as connection:
                 if connection is not None:
                     self._select(connection, keys, out)
         return out

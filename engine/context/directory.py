@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK
+from functools import partial
+from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
 
 from engine.context.digests import FileKey
 from engine.context.faults import unreadable
@@ -19,8 +20,10 @@ from engine.layer.entries import Entry, Kind, ancestors, parent
 READ_LIMIT = 8 << 20
 """Bytes that `read` gives at most."""
 
-_KINDS: dict[int, Kind] = {S_IFREG: "file", S_IFDIR: "dir", S_IFLNK: "symlink", S_IFIFO: "fifo", S_IFCHR: "char",
-                           S_IFBLK: "block", S_IFSOCK: "file"}
+_KINDS: dict[int, Kind] = {S_IFDIR: "dir", S_IFLNK: "symlink", S_IFIFO: "fifo", S_IFCHR: "char", S_IFBLK: "block"}
+_TYPE = 0o170000
+_new_entry = partial(tuple.__new__, Entry)
+_new_key = partial(tuple.__new__, FileKey)
 
 
 class DirectoryTree:
@@ -146,30 +149,27 @@ class DirectoryTree:
                         if directory_itself and state:
                             self._states[path] = state
                     names.append(name)
-                    self._take(path, item.stat(follow_symlinks=False))
+                    status = item.stat(follow_symlinks=False)
+                    mode = status.st_mode
+                    if mode & _TYPE == S_IFREG:
+                        size, mtime = status.st_size, status.st_mtime_ns
+                        self._entries[path] = _new_entry((path, "file", mode & 0o7777, 0, 0, size, mtime, b"", "", 0, 0, ()))
+                        self._keys[path] = _new_key((status.st_dev, status.st_ino, size, mtime, status.st_ctime_ns))
+                        if status.st_nlink > 1:
+                            self._linked[path] = status.st_dev, status.st_ino
+                    else:
+                        link = os.readlink(item.path) if mode & _TYPE == S_IFLNK else b""
+                        self._entries[path] = _entry(path, status, link)
         except OSError as error:
             raise unreadable(path, error) from error
         names.sort()
         self._children[directory] = names
         return doubtful
 
-    def _take(self, path: bytes, status: os.stat_result) -> None:
-        entry = self._entries[path] = _entry(path, status)
-        if entry.kind == "file" and S_IFMT(status.st_mode) == S_IFREG:
-            self._keys[path] = FileKey(status.st_dev, status.st_ino, status.st_size, entry.mtime, status.st_ctime_ns)
-            if status.st_nlink > 1:
-                self._linked[path] = status.st_dev, status.st_ino
-        elif entry.kind == "symlink":
-            self._entries[path] = entry._replace(link=os.readlink(self._root + b"/" + path))
 
-
-def _entry(path: bytes, status: os.stat_result) -> Entry:
-    mode = status.st_mode
-    kind = _KINDS.get(S_IFMT(mode), "file")
-    if kind == "file":
-        size = status.st_size if S_IFMT(mode) == S_IFREG else 0
-        return Entry(path, kind, mode & 0o7777, 0, 0, size, status.st_mtime_ns)
-    if kind in ("char", "block"):
-        device = status.st_rdev
-        return Entry(path, kind, mode & 0o7777, mtime=status.st_mtime_ns, major=os.major(device), minor=os.minor(device))
-    return Entry(path, kind, 0o777 if kind == "symlink" else mode & 0o7777, 0, 0, 0, status.st_mtime_ns)
+def _entry(path: bytes, status: os.stat_result, link: bytes = b"") -> Entry:
+    """The entry of anything but a regular file."""
+    kind = _KINDS.get(status.st_mode & _TYPE, "file")
+    mode = 0o777 if kind == "symlink" else status.st_mode & 0o7777
+    major, minor = (os.major(status.st_rdev), os.minor(status.st_rdev)) if kind in ("char", "block") else (0, 0)
+    return Entry(path, kind, mode, mtime=status.st_mtime_ns, link=link, major=major, minor=minor)

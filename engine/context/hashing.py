@@ -16,7 +16,7 @@ import anyio.to_thread
 
 from engine.context.digests import DigestStore, FileKey
 from engine.context.faults import show, unreadable
-from engine.errors import ContextError
+from engine.errors import ContextError, EngineError
 
 EMPTY = hashlib.sha256(b"").hexdigest()
 
@@ -30,6 +30,7 @@ _JOB_BYTES = 64 << 20
 _JOB_FILES = 4000
 _MANY_FILES = 4000
 """From here on starting worker processes pays."""
+_LARGE = 1 << 20
 
 
 def hash_files(files: Job) -> list[str | None]:
@@ -60,11 +61,14 @@ def _hash(descriptor: int, key: FileKey) -> str | None:
 
 
 class Hasher:
-    """Digests of files by their keys. `call` is for worker processes, if there are any."""
+    """Digests of files by their keys. One is shared by all contexts of an engine: it reads with two threads at most, and with
+    worker processes if it is given their `call`."""
 
     def __init__(self, store: DigestStore | None, call: Call | None = None) -> None:
         self._store = store
         self._call = call
+        self._small = anyio.CapacityLimiter(1)
+        self._large = anyio.CapacityLimiter(1)
 
     async def digests(self, root: bytes, paths: Sequence[bytes], keys: Sequence[FileKey]) -> dict[bytes, str]:
         """sha256 of the files `paths` below the directory `root`. Raises `ContextError` for a file that cannot be read or that
@@ -93,54 +97,57 @@ class Hasher:
         return await anyio.to_thread.run_sync(self._store.lookup, keys)
 
     async def _hash(self, root: bytes, files: Job) -> list[str]:
-        jobs = _divide([(root + b"/" + path, key) for path, key in files])
-        out: list[list[str | None]] = [[] for _ in jobs]
-        elsewhere = self._call if self._call is not None and len(files) >= _MANY_FILES else None
-        limiter = anyio.CapacityLimiter(2 if elsewhere is None else len(jobs))
+        absolute = [(root + b"/" + path, key) for path, key in files]
+        places: list[tuple[list[int], anyio.CapacityLimiter]] = [
+            *((job, self._small) for job in _divide(files, lambda size: size < _LARGE)),
+            *((job, self._large) for job in _divide(files, lambda size: size >= _LARGE)),
+        ]
+        found: list[str | None] = [None] * len(files)
+        errors: list[EngineError] = []
+        elsewhere = self._call if len(files) >= _MANY_FILES else None
 
-        async def one(number: int, job: Job) -> None:
+        async def one(places: list[int], limiter: anyio.CapacityLimiter) -> None:
+            job = [absolute[place] for place in places]
             try:
                 if elsewhere is not None:
-                    out[number] = await elsewhere(hash_files, job)
+                    digests = await elsewhere(hash_files, job)
                 else:
-                    out[number] = await anyio.to_thread.run_sync(hash_files, job, limiter=limiter, abandon_on_cancel=True)
+                    digests = await anyio.to_thread.run_sync(hash_files, job, limiter=limiter, abandon_on_cancel=True)
             except OSError as error:
-                raise unreadable(os.fsencode(error.filename or b"").removeprefix(root + b"/"), error) from error
-
-        await _together([(one, number, job) for number, job in enumerate(jobs)])
-        found = [digest for part in out for digest in part]
-        for (path, _), digest in zip(files, found, strict=True):
-            if digest is None:
-                raise ContextError(f"{show(path)} changed while the build read it",
-                                   hint="nothing may write to the build context during a build")
-        return [digest for digest in found if digest is not None]
-
-
-async def _together(tasks: Sequence[tuple[Callable[[int, Job], Awaitable[None]], int, Job]]) -> None:
-    """Runs tasks side by side; the first error is raised as it is, not in a group."""
-    errors: list[ContextError] = []
-    async with anyio.create_task_group() as group:
-        async def guarded(function: Callable[[int, Job], Awaitable[None]], number: int, job: Job) -> None:
-            try:
-                await function(number, job)
-            except ContextError as error:
+                errors.append(unreadable(os.fsencode(error.filename or b"").removeprefix(root + b"/"), error))
+                group.cancel_scope.cancel()
+            except EngineError as error:
                 errors.append(error)
                 group.cancel_scope.cancel()
+            else:
+                for place, digest in zip(places, digests, strict=True):
+                    found[place] = digest
 
-        for task in tasks:
-            group.start_soon(guarded, *task)
-    if errors:
-        raise errors[0]
+        async with anyio.create_task_group() as group:
+            for job in places:
+                group.start_soon(one, *job)
+        if errors:
+            raise errors[0]
+        return [_same(path, digest) for (path, _), digest in zip(files, found, strict=True)]
 
 
-def _divide(files: Job) -> list[Job]:
-    """Jobs of about equal weight, in the order of the files."""
-    jobs: list[Job] = []
+def _same(path: bytes, digest: str | None) -> str:
+    if digest is None:
+        raise ContextError(f"{show(path)} changed while the build read it",
+                           hint="nothing may write to the build context during a build")
+    return digest
+
+
+def _divide(files: Job, chosen: Callable[[int], bool]) -> list[list[int]]:
+    """The places of the files whose size is chosen, in jobs of about equal weight."""
+    jobs: list[list[int]] = []
     weight = 0
-    for file in files:
+    for place, (_, key) in enumerate(files):
+        if not chosen(key.size):
+            continue
         if not jobs or weight > _JOB_BYTES or len(jobs[-1]) >= _JOB_FILES:
             jobs.append([])
             weight = 0
-        jobs[-1].append(file)
-        weight += file[1].size
+        jobs[-1].append(place)
+        weight += key.size
     return jobs
