@@ -36,28 +36,39 @@ def match_go_glob(pattern: str, name: str | bytes) -> bool:
 
 @lru_cache(maxsize=512)
 def compile_go_glob(pattern: str) -> re.Pattern[str]:
-    """The expression whose `match` tells whether a whole name matches; raises `BadPattern`."""
-    out: list[str] = []
+    """The expression whose `match` tells whether a whole name matches; raises `BadPattern`.
+
+    As in Go, what stands between two stars is taken where it comes first and not tried elsewhere.
+    """
+    head, *parts = _parts(pattern)
+    last = len(parts) - 1
+    middle = "".join(f"(?>[^/]*?{part})" for part in parts[:last] if part)
+    tail = "[^/]*" + parts[last] if parts else ""
+    return re.compile(head + middle + tail + r"\Z")
+
+
+def _parts(pattern: str) -> list[str]:
+    """The expressions for what stands before, between and behind the stars."""
+    parts = [""]
     at = 0
     while at < len(pattern):
         char = pattern[at]
         at += 1
         if char == "*":
-            if not out or out[-1] != "[^/]*":
-                out.append("[^/]*")
+            parts.append("")
         elif char == "?":
-            out.append("[^/]")
+            parts[-1] += "[^/]"
         elif char == "[":
             expression, at = _class(pattern, at)
-            out.append(expression)
+            parts[-1] += expression
         else:
             if char == "\\":
                 if at >= len(pattern):
                     raise BadPattern
                 char = pattern[at]
                 at += 1
-            out.append(re.escape(char))
-    return re.compile("".join(out) + r"\Z")
+            parts[-1] += re.escape(char)
+    return parts
 
 
 def _class(pattern: str, at: int) -> tuple[str, int]:

@@ -7,18 +7,16 @@ rest by one expression that says whether any of them matches at all.
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Iterable
 
-from engine.dockerfile.glob import BadPattern, compile_go_glob
+from engine.dockerfile.glob import compile_go_glob
 from engine.dockerfile.gotext import SPACE
+from engine.dockerfile.ignore_pattern import SPECIAL, clean, compile_pattern
 from engine.errors import ContextError
 
 _LONGEST_LINE = 65535
-_SPECIAL = frozenset("*?[]\\")
 _DOUBTFUL = frozenset("[]\\^")
-_CLASSES = {"d", "D", "s", "S", "w", "W", "b", "B", "A", "a", "f", "n", "r", "t", "v"}
 
 
 def parse_patterns(data: bytes) -> tuple[str, ...]:
@@ -35,12 +33,12 @@ def parse_patterns(data: bytes) -> tuple[str, ...]:
         negated = pattern[0] == "!"
         pattern = pattern[1:].strip(SPACE) if negated else pattern
         if pattern:
-            pattern = _clean(pattern)
+            pattern = clean(pattern)
             if len(pattern) > 1:
                 pattern = pattern.removeprefix("/")
         pattern = "!" + pattern if negated else pattern
         try:
-            _compiled(pattern)
+            compile_pattern(pattern)
         except ContextError as error:
             error.hint = f"line {number} of the ignore file is {line.strip()!r}"
             raise
@@ -55,7 +53,7 @@ class IgnoreMatcher:
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        compiled = [_compiled(text) for text in patterns if text.strip(SPACE)]
+        compiled = [compile_pattern(text) for text in patterns if text.strip(SPACE)]
         self._negated = [negated for negated, _, _ in compiled]
         self.has_exceptions = any(self._negated)
         """Whether there is a `!` pattern."""
@@ -66,7 +64,7 @@ class IgnoreMatcher:
         for index, (_, body, expression) in enumerate(compiled):
             if expression is None:
                 self._exact.setdefault(body, []).append(index)
-            elif body.startswith("**/") and not set(body[3:]) & (_SPECIAL | {"/"}):
+            elif body.startswith("**/") and not set(body[3:]) & (SPECIAL | {"/"}):
                 self._names.setdefault(body[3:], []).append(index)
             else:
                 self._expressions.append((index, expression))
@@ -110,8 +108,8 @@ class IgnoreMatcher:
             hits.update(found)
         if self._names and (found := self._names.get(text.rpartition("/")[2])):
             hits.update(found)
-        if self._expressions and self._any.match(text):
-            hits.update(index for index, expression in self._expressions if expression.match(text))
+        if self._expressions and self._any.search(text):
+            hits.update(index for index, expression in self._expressions if expression.search(text))
         return hits
 
 
@@ -130,79 +128,3 @@ def _may_match_below(pattern: str, directory: str) -> bool:
         if not compile_go_glob(part).match(names[i]):
             return False
     return False
-
-
-def _clean(path: str) -> str:
-    """Go's `filepath.Clean`."""
-    cleaned = posixpath.normpath(path)
-    return cleaned[1:] if cleaned.startswith("//") else cleaned
-
-
-def _compiled(text: str) -> tuple[bool, str, re.Pattern[str] | None]:
-    """Whether a pattern is a `!` one, its body, and the expression that matches it; None if only the body itself does."""
-    text = _clean(text.strip(SPACE))
-    negated = text.startswith("!")
-    body = text[1:] if negated else text
-    if not body:
-        raise ContextError('illegal exclusion pattern: "!"')
-    try:
-        compile_go_glob(body)
-        expression = _expression(body)
-        return negated, body, None if expression is None else re.compile(expression)
-    except (BadPattern, re.error):
-        raise ContextError("syntax error in pattern") from None
-
-
-def _expression(body: str) -> str | None:
-    """The regular expression of a pattern, as patternmatcher builds it, or None if the pattern has no special characters.
-
-    What patternmatcher compares as a prefix or a suffix is literal here, and newlines do not stop it.
-    """
-    if not set(body) & _SPECIAL:
-        return None
-    if body.startswith("**"):
-        rest = body[2:].removeprefix("/")
-        if not set(rest) & _SPECIAL:
-            anywhere = r"(?:[\s\S]*/)?" if body[2:3] == "/" else r"[\s\S]*"
-            return anywhere + re.escape(rest) + r"\Z" if rest else ""
-    elif body.endswith("**") and not set(body[:-2]) & _SPECIAL:
-        return re.escape(body[:-2])
-    return "(?a:" + _translated(body) + r")\Z"
-
-
-def _translated(body: str) -> str:
-    """A pattern in the language of regular expressions, classes and all."""
-    out: list[str] = []
-    at = 0
-    in_class = False
-    while at < len(body):
-        char = body[at]
-        at += 1
-        if char == "*" and body.startswith("*", at):
-            at += 1
-            at += body.startswith("/", at)
-            out.append("(.*/)?" if at < len(body) else ".*")
-        elif char in "*?":  # inside a class, the bracket of what stands for it ends the class
-            out.append(("\\" if in_class else "") + ("[^/]*" if char == "*" else "[^/]"))
-            in_class = False
-        elif char == "[":
-            out.append("\\[" if in_class else "[")
-            in_class = True
-        elif char == "]":
-            out.append("]" if in_class else "\\]")
-            in_class = False
-        elif char == "\\" and at < len(body):
-            out.append(_escape(body[at]))
-            at += 1
-        elif in_class:
-            out.append(char if char in "^-" else re.escape(char))
-        else:
-            out.append("\\" + char if char in ".+()|{}$" else char)
-    return "".join(out)
-
-
-def _escape(char: str) -> str:
-    """What `\\` and a character mean: itself, but for the letters that stand for a class in Go's expressions."""
-    if char.isascii() and char.isalnum() and char not in _CLASSES:
-        raise BadPattern
-    return "\\" + char if char in _CLASSES else re.escape(char)

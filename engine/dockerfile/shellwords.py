@@ -15,6 +15,7 @@ from engine.dockerfile.substitute import replace_all, replace_first, trim_prefix
 from engine.errors import DockerfileError
 
 _DEEPEST = 100
+_MOST = 1 << 20
 _SPECIAL_PARAMETERS = "@*#?-$!0"
 _RUNS = re.compile(rf"[{SPACE}]+|[^{SPACE}]+")
 _PLAIN = re.compile(r"""[^$'"<\\`/}]+""")
@@ -70,6 +71,7 @@ class ShellLexer:
         self._length = len(text)
         self._at = 0
         self._depth = 0
+        self._room = _MOST  # a few lines can double a value until it fills the memory
         self._variables = variables
         self._escape = modes.escape
         self._modes = modes
@@ -261,6 +263,9 @@ class ShellLexer:
 
     def _value(self, name: str) -> str | None:
         value = self._variables.get(name)
+        self._room -= len(value or "")
+        if self._room < 0:
+            raise DockerfileError(f"the values of variables come to more than {_MOST} characters")
         (self.undefined if value is None else self.used).add(name)
         return value
 

@@ -45,6 +45,7 @@ from engine.dockerfile.glob import BadPattern, has_wildcards, match_go_glob
         ("[a^]", "^", True),
         ("arr[[]0].txt", "arr[0].txt", True),
         ("**", "ab", True),
+        ("a*[^a]*", "a^/ü", False),  # Go does not go back on where `[^a]` was found first
         ("*\n", "a\n", True),
         ("a", "a\n", False),
     ],

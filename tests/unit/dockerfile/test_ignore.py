@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -72,6 +73,18 @@ EXACT, BELOW, NEVER = "the path itself", "through a directory above it", "not at
         ("^*", "b", EXACT),
         ("a\\d?", "a1x", EXACT),
         ("한?", "한국", EXACT),
+        # patternmatcher does not escape these as it means to, once there is a wildcard too
+        ("foo|x?", "foobar", EXACT),
+        ("a{2}?", "aab", EXACT),
+        ("{a}*", "{a}b", EXACT),
+        ("a{,2}*", "a{,2}", EXACT),
+        ("a{2}", "a{2}", EXACT),
+        ("a**/b**/c", "a/x/b/y/c", EXACT),
+        ("a**b", "a/ab", NEVER),
+        ("a**b", "a/b", EXACT),
+        ("*a*b", "xaaxb", EXACT),
+        ("*/*a*/**/b/**", "x/yay/z/b/c", EXACT),
+        ("\\***", "*x/y", EXACT),
         ("*.md", "a\n.md", EXACT),
         ("a*", "a", EXACT),
     ],
@@ -132,6 +145,21 @@ def test_bad_patterns_name_their_line(text: bytes, message: str) -> None:
         parse_patterns(text)
     assert caught.value.message == message
     assert caught.value.hint is not None and "line 2" in caught.value.hint
+
+
+def test_patterns_full_of_wildcards_take_no_time() -> None:
+    patterns = ["*a" * 12 + "b", "**/a/" * 12 + "x", "**/*a*a*a/" * 6 + "x", "*[ab]" * 4 + "c"]
+    matcher = IgnoreMatcher(patterns)
+    start = time.monotonic()
+    for path in ("a" * 255, "/".join("a" * 2000), "/".join(["aaaaaa"] * 500)):
+        assert matcher.match(path) == (False, 0)
+    assert time.monotonic() - start < 5
+
+
+def test_patterns_that_could_take_long_are_refused() -> None:
+    with pytest.raises(ContextError, match="too complex"):
+        IgnoreMatcher(["*[^a]" * 5])
+    assert IgnoreMatcher(["*[^a]" * 4]).excluded("bbbb")
 
 
 def test_an_endless_line_is_refused() -> None:
