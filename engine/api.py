@@ -72,7 +72,7 @@ class Engine:
         scratch = wiring.scratch.directory("build")
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         contexts = _Contexts(wiring, request, stdin, stack, scratch)
-        images = Images(mechanisms.content, mechanisms.registry, mechanisms.blobs)
+        images = Images(mechanisms.content, wiring.puller, mechanisms.blobs)
         return Job(
             mechanisms=mechanisms, images=images, report=report, scratch=scratch, context=contexts.open,
             secrets=request.secrets, ssh=request.ssh, compression=request.compression,

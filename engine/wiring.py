@@ -20,7 +20,9 @@ from engine.content.scratch import Scratch
 from engine.content.store import DirectoryStore
 from engine.context.digests import DigestStore
 from engine.context.hashing import Hasher
+from engine.image.reference import OCI_LAYOUT, Reference
 from engine.layer.index import IndexStore
+from engine.registry.layout import OciLayouts
 from engine.settings import Settings
 from engine.solve.limits import Limiters
 from engine.solve.mechanisms import Mechanisms
@@ -29,7 +31,7 @@ from engine.solve.state import Blobs, Trees
 from engine.workers.pool import WorkerPool
 
 if TYPE_CHECKING:
-    from engine.registry.base import Registry
+    from engine.registry.base import Puller, Registry
     from engine.snapshot.base import Snapshotter
 
 CLOSE_SECONDS = 30
@@ -65,7 +67,7 @@ class Wiring:
         return self
 
     def _mechanisms(self, cache: Cache, group: TaskGroup) -> Mechanisms:
-        blobs = Blobs(self.content, self.registry)
+        blobs = Blobs(self.content, self.puller)
         trees = Trees(self.indexes, blobs, self.content, self.workers)
         mounts = CacheMounts(self.settings.state_dir / "mounts", self.workers, self.locks)
         return Mechanisms(
@@ -86,6 +88,10 @@ class Wiring:
                 downloads=self.limiters.downloads, uploads=self.limiters.uploads, ca_file=settings.ca_file,
             )  # fmt: skip
         return self._registry
+
+    def puller(self, reference: Reference) -> Puller:
+        """Who reads the images that a reference is about: a registry, or an OCI layout on disk."""
+        return OciLayouts() if reference.registry == OCI_LAYOUT else self.registry()
 
     async def snapshots(self) -> Snapshotter:
         """The snapshotter that this machine can have; raises `IsolationError` when the settings want another."""

@@ -77,3 +77,18 @@ class Reference:
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
         return f"{self.name}{tag}" + (f"@{self.digest}" if self.digest else "")
+
+
+OCI_LAYOUT = "oci-layout"
+"""The registry of references to OCI image layouts on disk, whose repository is the layout's directory."""
+
+
+def layout_reference(spec: str) -> Reference:
+    """The reference for `oci-layout://DIR`, with `:TAG` or `@DIGEST` or neither; raises `UsageError`."""
+    directory, at, digest = spec.removeprefix(f"{OCI_LAYOUT}://").partition("@")
+    tag = None
+    if not at and ":" in directory.rpartition("/")[2]:
+        directory, _, tag = directory.rpartition(":")
+    if not directory:
+        raise UsageError(f"invalid OCI layout {spec!r}", hint="write oci-layout://DIR, oci-layout://DIR:TAG or oci-layout://DIR@DIGEST")
+    return Reference(OCI_LAYOUT, directory, tag, Digest.parse(digest) if at else None)

@@ -12,7 +12,7 @@ from engine.dockerfile.instructions import Copy, Dockerfile, Instruction, Onbuil
 from engine.dockerfile.suggest import suggest
 from engine.errors import DockerfileError, EngineError
 from engine.image.platform import Platform
-from engine.image.reference import Reference
+from engine.image.reference import Reference, layout_reference
 from engine.plan.scope import platform_args
 
 STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*")
@@ -39,7 +39,14 @@ class ScratchBase:
     """A stage starts from nothing."""
 
 
-Base = StageBase | ImageBase | ScratchBase
+@dataclass(frozen=True, slots=True)
+class ContextBase:
+    """A stage starts from the files of a named context."""
+
+    name: str
+
+
+Base = StageBase | ImageBase | ScratchBase | ContextBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +176,10 @@ def _node(block: StageBlock, earlier: list[StageNode], args: Mapping[str, str], 
         if not text:
             raise DockerfileError(f"empty platform value from expression {origin.platform}")
         platform = Platform.parse(text, inputs.target_platform)
+    if is_files(context := inputs.contexts.get(image, "")):
+        return StageNode(block, ContextBase(image), platform)
+    if context:
+        return StageNode(block, ImageBase(image_reference(image, inputs.contexts), platform, image), platform)
     for stage in reversed(earlier):
         if stage.block.origin.name and stage.block.origin.name == image.lower():
             return StageNode(block, StageBase(stage.index), stage.platform)
@@ -179,12 +190,19 @@ def _node(block: StageBlock, earlier: list[StageNode], args: Mapping[str, str], 
     return StageNode(block, ImageBase(image_reference(image, inputs.contexts), platform, image), platform)
 
 
+def is_files(spec: str) -> bool:
+    """Whether a named context is a place with files, and not an image."""
+    return bool(spec) and not spec.startswith(("docker-image://", "oci-layout://"))
+
+
 def image_reference(name: str, contexts: Mapping[str, str]) -> Reference:
-    """The image a name means: itself, or what a named context `docker-image://…` puts in its place."""
+    """The image a name means: itself, or what a named context (`docker-image://…`, `oci-layout://…`) puts in its place."""
     for key in (name, name.removesuffix(":latest")):
         spec = contexts.get(key, "")
         if spec.startswith("docker-image://"):
             return Reference.parse(spec.removeprefix("docker-image://"))
+        if spec.startswith("oci-layout://"):
+            return layout_reference(spec)
     return Reference.parse(name)
 
 

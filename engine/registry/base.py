@@ -24,6 +24,19 @@ class Fetched:
     manifest: Manifest | Index
 
 
+class Puller(Protocol):
+    """Where images are read from: registries, or OCI layouts."""
+
+    async def resolve(self, reference: Reference) -> Descriptor:
+        """What a tag or digest stands for now."""
+
+    async def manifest(self, reference: Reference) -> Fetched:
+        """A manifest or index."""
+
+    def blob(self, reference: Reference, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
+        """A blob's bytes, verified at their end."""
+
+
 class Registry(Protocol):
     """All registries, by reference. Every call retries what is transient, and raises `RegistryError`, `NotFoundError`,
     `AuthError` or `ContentError` that names the registry and what was asked of it."""

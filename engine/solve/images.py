@@ -15,7 +15,7 @@ from engine.image.manifest import Index, Manifest, parse
 from engine.image.platform import Platform
 from engine.image.reference import Reference
 from engine.layer.base import Layer
-from engine.registry.base import Registry
+from engine.registry.base import Puller
 from engine.solve.state import Blobs, State
 
 
@@ -37,9 +37,9 @@ class BaseImage:
 class Images:
     """Resolves references, each once a build; manifests and configs are kept in the content store, tags are asked for anew."""
 
-    def __init__(self, content: ContentStore, registry: Callable[[], Registry], blobs: Blobs) -> None:
+    def __init__(self, content: ContentStore, puller: Callable[[Reference], Puller], blobs: Blobs) -> None:
         self._content = content
-        self._registry = registry
+        self._puller = puller
         self._blobs = blobs
         self._known: dict[tuple[Reference, Platform], BaseImage] = {}
         self._flight: SingleFlight = SingleFlight()
@@ -87,12 +87,12 @@ class Images:
     async def _manifest(self, reference: Reference, known: Descriptor | None = None) -> Manifest | Index:
         digest = reference.digest
         if digest is None:
-            known = await self._registry().resolve(reference)
+            known = await self._puller(reference).resolve(reference)
             digest = known.digest
         raw = self._content.get(digest)
         if raw is not None:
             return parse(raw, known.media_type if known else "")
-        fetched = await self._registry().manifest(reference.with_digest(digest))
+        fetched = await self._puller(reference).manifest(reference.with_digest(digest))
         self._content.put(fetched.manifest.raw)
         return fetched.manifest
 
@@ -101,7 +101,7 @@ class Images:
             raise ContentError(f"its config of {descriptor.size} bytes is larger than the limit of {limit}")
         raw = self._content.get(descriptor.digest)
         if raw is None:
-            raw = b"".join([part async for part in self._registry().blob(reference, descriptor)])
+            raw = b"".join([part async for part in self._puller(reference).blob(reference, descriptor)])
             if Digest.of(raw) != descriptor.digest and descriptor.digest.algorithm == "sha256":
                 raise ContentError(f"its config does not have the digest {descriptor.digest}")
             self._content.put(raw)

@@ -17,8 +17,8 @@ from engine.image.digest import Digest
 from engine.layer.base import chain_id
 from engine.plan.base import SCRATCH, CopyOp, ImageSource, Plan, RunOp, Source, Step
 from engine.plan.keys import KeyBuilder
-from engine.solve.mechanisms import Job
 from engine.solve.inputs import FileSelection, Inputs
+from engine.solve.mechanisms import Job
 from engine.solve.state import State
 
 VERSION = "1"

@@ -12,7 +12,6 @@ from engine.cache.mounts import CacheMounts
 from engine.content.base import ContentStore
 from engine.context.base import Context
 from engine.errors import SecretError
-from engine.image.digest import Digest
 from engine.layer.index import IndexStore
 from engine.progress.reporter import Reporter
 from engine.registry.base import Registry
@@ -21,7 +20,7 @@ from engine.settings import Compression
 from engine.snapshot.base import Snapshotter
 from engine.solve.images import Images
 from engine.solve.limits import Limiters
-from engine.solve.state import Blobs, State, Trees
+from engine.solve.state import Blobs, Trees
 from engine.workers.base import Workers
 
 MAX_SECRET = 500 << 10

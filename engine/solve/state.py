@@ -15,7 +15,7 @@ from engine.layer.apply import scan
 from engine.layer.base import Chain, Layer
 from engine.layer.index import Index, IndexStore
 from engine.layer.tree import Tree
-from engine.registry.base import Registry
+from engine.registry.base import Puller
 from engine.workers.base import Workers
 
 FetchProgress = Callable[[Descriptor, int], None]
@@ -37,9 +37,9 @@ class State:
 class Blobs:
     """Gets layer blobs into the content store, each once, from wherever they are known to lie."""
 
-    def __init__(self, content: ContentStore, registry: Callable[[], Registry]) -> None:
+    def __init__(self, content: ContentStore, puller: Callable[[Reference], Puller]) -> None:
         self._content = content
-        self._registry = registry
+        self._puller = puller
         self._origins: dict[Digest, tuple[Reference, Descriptor]] = {}
         self._flight: SingleFlight = SingleFlight()
 
@@ -67,7 +67,7 @@ class Blobs:
         reference, descriptor = known
         with self._content.writer(expected=blob.digest, size=descriptor.size) as writer:
             done = 0
-            async for data in self._registry().blob(reference, descriptor):
+            async for data in self._puller(reference).blob(reference, descriptor):
                 writer.write(data)
                 done += len(data)
                 if progress:

@@ -10,9 +10,9 @@ from engine.errors import EngineError, StorageError
 from engine.layer.base import Layer
 from engine.plan.base import CopyOp, ImageSource, Plan, RunOp, Step
 from engine.solve.driver import Node
+from engine.solve.inputs import Inputs
 from engine.solve.keys import Key, Keys
 from engine.solve.mechanisms import Job
-from engine.solve.inputs import Inputs
 from engine.solve.state import State
 from engine.solve.steps.copy import copy
 from engine.solve.steps.run import run

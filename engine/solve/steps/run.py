@@ -11,7 +11,6 @@ from engine.errors import IsolationError, RunError
 from engine.isolate.base import RunSpec
 from engine.layer.accounts import Account, lookup_account
 from engine.layer.base import Chain, Layer
-from engine.layer.tree import Tree
 from engine.plan.base import RunOp, Step
 from engine.plan.scope import DEFAULT_PATH
 from engine.snapshot.base import Active, Snapshotter

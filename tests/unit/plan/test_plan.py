@@ -171,3 +171,24 @@ def test_mistakes_end_in_an_error_with_its_place(text: str, message: str, line: 
 def test_an_unknown_target_names_the_nearest() -> None:
     with pytest.raises(DockerfileError, match="did you mean build"):
         plan("FROM b AS build\n", target="biuld")
+
+
+def contexts(text: str, **named: str) -> Plan:
+    graph = build_graph(parse(text.encode()), GraphInputs("", {}, AMD64, AMD64, named))
+    configs = {key: ImageConfig(key[1]) for key in images_wanted(graph, {})}
+    return make_plan(graph, configs, PlanInputs(contexts=named))
+
+
+def test_named_contexts_take_the_place_of_images_and_stages() -> None:
+    made = contexts("FROM scratch AS a\nCOPY x /\nFROM b\nCOPY --from=a /f /\nCOPY --from=c /g /\n",
+                    a="./dir", b="docker-image://other:2", c="oci-layout:///some/dir:tag")  # fmt: skip
+    assert [i.reference.familiar for i in made.images] == ["other:2", "oci-layout//some/dir:tag"]
+    sources = [s.op.source for s in made.steps if isinstance(s.op, CopyOp)]
+    assert (sources[0].context, sources[1].state) == ("a", "image:1")
+
+
+def test_a_stage_may_start_from_the_files_of_a_context() -> None:
+    made = contexts("FROM files\nRUN x\n", files="./dir")
+    first = made.steps[0].op
+    assert isinstance(first, CopyOp)
+    assert (first.source.context, made.steps[0].parent, made.steps[1].parent) == ("files", SCRATCH, "0.1")
