@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Collection
 from contextlib import suppress
 
 from engine.errors import IsolationError
@@ -51,28 +52,27 @@ def supervise(spec: RunSpec, host: Host, streams: Streams) -> int:
         stage.remove()
 
 
-def end_descendants() -> None:
-    """Kills everything below the caller, a subreaper, until there is nothing: what loses its parent becomes our child."""
-    while True:
-        for pid in _descendants():
+def end_descendants(but: Collection[int] = ()) -> None:
+    """Kills everything below the caller, a subreaper, until there is nothing but the children `but` and what is theirs: what loses
+    its parent becomes our child."""
+    while victims := _descendants(but):
+        for pid in victims:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            return
+        for pid in victims:
+            with suppress(ChildProcessError):  # not ours yet: the next round sees it, if it still is there
+                os.waitpid(pid, 0)
 
 
-def _descendants() -> list[int]:
-    """The processes below this one, as /proc shows them now."""
+def _descendants(but: Collection[int]) -> list[int]:
+    """The processes below this one, as /proc shows them now, ended ones that nobody has waited for among them."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
-                if fields[0] != b"Z":
-                    children.setdefault(int(fields[1]), []).append(int(name))
-    found = list(children.get(os.getpid(), ()))
+                parent = int(file.read().rpartition(b")")[2].split()[1])
+                children.setdefault(parent, []).append(int(name))
+    found = [pid for pid in children.get(os.getpid(), ()) if pid not in but]
     for pid in found:
         found += children.get(pid, ())
     return found

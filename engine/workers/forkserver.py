@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import signal
 import socket
 import sys
@@ -56,23 +57,38 @@ class ForkServer:
 
     def serve(self) -> None:
         """Answers requests until there are no more."""
+        woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        if self._host.environment.isolation == "chroot":  # who loses a supervisor is ours to end
+            syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         while True:
-            try:
-                request, fds = wire.receive(self._channel)
-            except EOFError:
+            ready, _, _ = select.select([self._channel, woken], [], [])
+            if woken in ready:
+                os.read(woken, 4096)
+                self._reap()
+            if self._channel in ready and not self._answer():
                 break
-            try:
-                answer: tuple[bool, object] = (True, self._do(request, fds))
-            except OSError as error:
-                answer = (False, error)
-            for fd in fds:
-                os.close(fd)
-            self._reap()
-            wire.send(self._channel, answer)
         for pid in self._workers:
             os.kill(pid, signal.SIGKILL)
         for pid in self._workers | self._supervisors | self._dying:
             os.waitpid(pid, 0)
+
+    def _answer(self) -> bool:
+        """Answers one request; False when there are no more."""
+        try:
+            request, fds = wire.receive(self._channel)
+        except EOFError:
+            return False
+        try:
+            answer: tuple[bool, object] = (True, self._do(request, fds))
+        except OSError as error:
+            answer = (False, error)
+        for fd in fds:
+            os.close(fd)
+        with suppress(BrokenPipeError):
+            wire.send(self._channel, answer)
+        return True
 
     def _do(self, request: tuple[str, object], fds: list[int]) -> int | None:
         match request:
@@ -93,6 +109,8 @@ class ForkServer:
         if pid:
             return pid
         try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._channel.close()
             _close_others(keep)
             what()
@@ -103,15 +121,27 @@ class ForkServer:
 
     def _end(self, pid: int) -> int | None:
         """Kills a child unless it has ended already, and returns its wait status in that case."""
-        if pid in self._workers | self._supervisors:
-            self._workers.discard(pid)
-            self._supervisors.discard(pid)
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                return status
+        if pid not in self._workers | self._supervisors:
+            return None
+        supervisor = pid in self._supervisors
+        self._workers.discard(pid)
+        self._supervisors.discard(pid)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if not ended:
             os.kill(pid, signal.SIGKILL)
             self._dying.add(pid)
-        return None
+        if supervisor and self._host.environment.isolation == "chroot" and (not ended or os.WIFSIGNALED(status)):
+            self._end_orphans(pid)
+        return status if ended else None
+
+    def _end_orphans(self, supervisor: int) -> None:
+        """Ends what a supervisor that was killed has left behind."""
+        from engine.isolate.chroot import end_descendants
+
+        if supervisor in self._dying:
+            os.waitpid(supervisor, 0)
+            self._dying.discard(supervisor)
+        end_descendants(but=self._workers | self._supervisors | self._dying)
 
     def _reap(self) -> None:
         for pid in list(self._dying):

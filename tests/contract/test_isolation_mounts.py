@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -14,8 +15,8 @@ import anyio
 import pytest
 
 from engine.errors import IsolationError
-from engine.isolate.base import BindMount, FileMount, Mount, SocketMount, TmpfsMount
-from tests.contract.roots import MODES, TIME, Ran, Rig, Tar, rig
+from engine.isolate.base import BindMount, FileMount, Mount, RunSpec, SocketMount, TmpfsMount
+from tests.contract.roots import ENV, MODES, TIME, Ran, Rig, Tar, rig
 
 
 @pytest.fixture(params=MODES)
@@ -101,6 +102,43 @@ async def test_two_steps_share_a_cache_at_once(machine: Rig, source: Path) -> No
                 tasks.start_soon(one)
     assert (source / "log").read_text() == "x\n" * 4
     assert len(seen) == 4 and all(text.strip() in b"1 2 3 4".split() for text in seen)
+
+
+async def test_a_killed_supervisor_leaves_no_process_and_a_whole_cache(machine: Rig, source: Path) -> None:
+    state = await machine.base()
+    active = await machine.snapshots.prepare(state.chain, state.tree)
+    (server,) = children_of(os.getpid()) if machine.environment.ids.kind == "identity" else children_of(
+        children_of(os.getpid())[0])
+    workers = children_of(server)
+    killed: list[int] = []
+
+    def kill(_stream: int, _data: bytes) -> None:
+        if not killed:
+            killed.extend(pid for pid in children_of(server) if pid not in workers)
+            os.kill(killed[0], signal.SIGKILL)
+
+    spec = RunSpec(active.root, ("sh", "-c", "echo 1 > /cache/one; (setsid sleep 1001 &); echo go; sleep 1001"), ENV, "/",
+                   mounts=(BindMount("/cache", str(source), readonly=False), FileMount("/s", b"pssst!")))
+    with anyio.fail_after(30), pytest.raises(IsolationError, match="watched over the command has died"):
+        await machine.pool.run(spec, kill)
+    with anyio.fail_after(10):
+        while [path for path in Path("/proc").glob("[0-9]*/cmdline") if reads(path) == b"sleep\x001001\0"]:
+            await anyio.lowlevel.checkpoint()
+    await machine.snapshots.discard(active)
+    assert sorted(os.listdir(source)) == ["f", "one", "out", "sub"]
+    assert (source / "f").read_text() == "file\n"
+
+
+def children_of(pid: int) -> list[int]:
+    found = [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
+    return sorted(found)
+
+
+def reads(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 async def test_another_root_as_origin(machine: Rig) -> None:
