@@ -101,7 +101,7 @@ class RegistryCache:
             here: dict[Digest, Record] = {}
             async with anyio.create_task_group() as group:
                 for key in keys:
-                    if key not in found and not breaker.open:
+                    if key not in found:
                         group.start_soon(self._look, place, breaker, key, here)
             blobs = [record.layer.blob.digest for record in here.values() if record.layer]
             if blobs:

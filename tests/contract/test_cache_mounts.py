@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from engine.cache.flight import FileLocks
 from engine.cache.mounts import CacheMounts, Seed, Sharing
@@ -34,6 +35,7 @@ class HereWorkers:
         return Environment("userns", "overlay", IdMap("identity"))
 
     async def call(self, function: Callable[..., T], *args: object) -> T:
+        await checkpoint()
         return function(*args)
 
     async def run(self, spec: object, output: object) -> RunOutcome:
@@ -135,7 +137,7 @@ async def test_one_run_may_have_a_mount_twice_and_two_runs_each_others(mounts: C
             assert len(set(paths)) == len({mount.id for mount in wanted})
             await anyio.wait_all_tasks_blocked()
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(10):
         async with anyio.create_task_group() as group:
             group.start_soon(run, "one", a, b, a)
             group.start_soon(run, "two", b, a, Mount("b", "shared"))
@@ -156,12 +158,15 @@ async def test_many_that_begin_at_once_make_one_directory(mounts: CacheMounts, t
     paths: list[Path] = []
 
     async def run() -> None:
-        paths.append(await path_of(opened(tmp_path), Mount()))
+        async with opened(tmp_path).acquire(Mount()) as path:
+            (path / f"file {len(paths)}").touch()
+            paths.append(path)
 
     async with anyio.create_task_group() as group:
         for _ in range(10):
             group.start_soon(run)
     assert len(set(paths)) == 1
+    assert len(os.listdir(paths[0])) == 10
 
 
 async def test_a_directory_half_made_by_a_killed_process_is_made_anew(mounts: CacheMounts, tmp_path: Path) -> None:
@@ -198,6 +203,8 @@ async def test_a_mount_from_a_state_begins_as_a_copy_of_it(mounts: CacheMounts, 
         assert (path / "inner/file").read_bytes() == b"changed"
     assert (root / "seed/inner/file").read_bytes() == b"seeded"
     assert os.listdir(await path_of(mounts, Mount())) == []
+    (root / "other/seed").mkdir(parents=True)
+    assert os.listdir(await path_of(mounts, Mount(), (DirectoryRoot(str(root / "other")), "/seed"))) == []
 
 
 async def test_a_context_directory_may_lie_somewhere_else_the_next_time(mounts: CacheMounts, root: Path, tmp_path: Path) -> None:
