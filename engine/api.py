@@ -58,7 +58,7 @@ class Engine:
         try:
             async with AsyncExitStack() as stack:
                 job = self._job(self._wiring, request, report, stdin, stack)
-                outputs = await self._outputs(self._wiring, request)
+                outputs = await self._outputs(self._wiring, request, report)
                 result = await solve_build(job, request, outputs)
         except BaseException:
             report.ended(False)
@@ -81,8 +81,11 @@ class Engine:
         )  # fmt: skip
 
     @staticmethod
-    async def _outputs(wiring: Wiring, request: BuildRequest) -> list[Output]:
-        return make_outputs(request, wiring)
+    async def _outputs(wiring: Wiring, request: BuildRequest, report: Reporter) -> list[Output]:
+        def progress(what: str, done: int, total: int) -> None:
+            report.progress("exporting to registry", what, done, total)
+
+        return make_outputs(request, wiring, progress=progress)
 
 
 class _Contexts:

@@ -17,10 +17,11 @@ from engine.errors import EngineError, UsageError
 from engine.image.config import ImageConfig, RuntimeConfig
 from engine.image.platform import Platform
 from engine.image.reference import Reference
-from engine.plan.base import SCRATCH, ImageSource, Plan, PlannedHistory, Source, StateId, Step
+from engine.plan.base import SCRATCH, CopyOp, ImageSource, Plan, PlannedHistory, Source, StateId, Step
 from engine.plan.lower import LowerInputs, lower
 from engine.plan.stage import Stage, continue_from, start
 from engine.plan.stages import (
+    ContextBase,
     ImageBase,
     ScratchBase,
     StageBase,
@@ -28,6 +29,7 @@ from engine.plan.stages import (
     StageNode,
     image_reference,
     inherited_triggers,
+    is_files,
     needed,
 )
 
@@ -92,10 +94,10 @@ class _Planner:
 
     def find(self, name: str, stage: int) -> Source:
         """What `--from=name` means in a stage: an earlier stage, a named context, or an image."""
-        found = self.graph.reference(name, stage)
-        if name in self.inputs.contexts and not self.inputs.contexts[name].startswith("docker-image://"):
+        context = self.inputs.contexts.get(name, "")
+        if is_files(context):
             return Source(None, name)
-        if found is not None:
+        if not context and (found := self.graph.reference(name, stage)) is not None:
             return Source(self.stages[found].state)
         if name == "scratch":
             return Source(SCRATCH)
@@ -109,9 +111,12 @@ class _Planner:
             stage = continue_from(self.stages[node.base.index], node.index, node.name)
             triggers = inherited_triggers(self.graph, node)
             stage.set(on_build=())
-        elif isinstance(node.base, ScratchBase):
+        elif isinstance(node.base, ScratchBase | ContextBase):
             config = RuntimeConfig(working_dir="/")
             stage = start(node.index, node.name, node.platform, escape, config, SCRATCH)
+            if isinstance(node.base, ContextBase):
+                op = CopyOp(("/",), "/", "/", Source(None, node.base.name))
+                stage.step(op, f"COPY / / # from context {node.base.name}", node.block.origin, no_cache=self.inputs.no_cache)
         else:
             image = self.configs[node.base.reference, node.base.platform]
             state = self.image(node.base.reference, node.base.platform, node.base.name)

@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import anyio
+
 from engine import codec
 from engine.errors import ContentError, NotFoundError
 from engine.image.descriptor import Descriptor
@@ -49,8 +51,8 @@ class OciLayouts:
         path = Path(reference.repository, "blobs", descriptor.digest.algorithm, descriptor.digest.hex)
         digest = hashlib.new(descriptor.digest.algorithm)
         try:
-            with path.open("rb") as file:
-                while data := file.read(_CHUNK):
+            async with await anyio.open_file(path, "rb") as file:
+                while data := await file.read(_CHUNK):
                     digest.update(data)
                     yield data
         except OSError as error:

@@ -6,8 +6,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import anyio
-
 from engine.cache.flight import SingleFlight
 from engine.context.directory import DirectoryTree
 from engine.context.remote import is_git_url, is_http_url
@@ -91,8 +89,7 @@ class Remotes:
                 return await self._git(url, into, checksum, keep_git_dir)
             return await self._http(url, into, checksum)
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                shutil.rmtree(into, ignore_errors=True)
+            shutil.rmtree(into, ignore_errors=True)
             raise
 
     async def _http(self, url: str, into: Path, checksum: str) -> _File:

@@ -100,7 +100,8 @@ class Trees:
         await self._blobs.ensure(layer.blob)
         scanned = await self._workers.call(scan, str(self._content.path(layer.blob.digest)))
         if scanned.diff_id != layer.diff_id.hex:
-            raise ContentError(f"layer blob {layer.blob.digest} holds sha256:{scanned.diff_id}, not {layer.diff_id} as its config says")
+            raise ContentError(f"layer blob {layer.blob.digest} holds sha256:{scanned.diff_id}, "
+                               f"not {layer.diff_id} as its config says")  # fmt: skip
         self._indexes.put(layer.diff_id, scanned.index)
 
     async def tree(self, chain: Chain) -> Tree:
