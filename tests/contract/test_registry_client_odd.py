@@ -19,6 +19,7 @@ from engine.image.descriptor import OCI_INDEX, OCI_MANIFEST, OCTETS, Descriptor
 from engine.image.digest import Digest
 from engine.image.manifest import make_index
 from engine.image.reference import Reference
+from engine.registry.exchange import Timeouts
 from engine.registry.retry import Patience
 from tests.contract.registry_fixtures.clients import Clock, connected, make_blob, pull
 from tests.contract.registry_fixtures.scripted import Handler, Say, Scripted
@@ -194,6 +195,23 @@ async def test_an_upload_that_is_accepted_but_not_there_is_not_believed(server: 
     assert (uploads.stored, uploads.begun) == (data, 2)
 
 
+async def test_a_registry_that_stops_taking_bytes_is_given_up(server: Scripted, reference: Reference, tmp_path: Path) -> None:
+    path, _, descriptor = make_blob(tmp_path, 24 * MIB)
+    Uploads(server, status=404)
+    over = anyio.Event()
+
+    async def stuck(request: web.Request) -> web.StreamResponse:
+        await over.wait()
+        return web.Response()
+
+    server.on("PUT", "/session/.*", stuck)
+    with anyio.fail_after(20):
+        async with connected(timeouts=Timeouts(idle=0.3), patience=Patience(attempts=2)) as client:
+            with pytest.raises(RegistryError, match="broke: no data in time"):
+                await client.push_blob(reference, descriptor, path)
+    over.set()
+
+
 @pytest.mark.parametrize("location", ["", "ftp://x/", "http://[/"])
 async def test_an_upload_without_a_place_is_an_error(server: Scripted, reference: Reference, tmp_path: Path, location: str) -> None:
     path, _, descriptor = make_blob(tmp_path, 1000)
@@ -335,6 +353,7 @@ async def test_pages_that_go_on_for_ever_end(server: Scripted, reference: Refere
     server.on("GET", ".*/tags/list", Say(200, b'{"tags":["a"]}', {"Link": '</v2/app/tags/list>; rel="next"'}))
     async with connected() as client:
         assert await client.tags(reference) == ("a",)
+        assert server.count("GET", ".*/tags/list") == 2
         server.on("GET", ".*/tags/list", Say(200, b"[]"))
         with pytest.raises(ContentError, match="list of tags cannot be read"):
             await client.tags(reference)

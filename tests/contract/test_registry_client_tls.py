@@ -128,6 +128,14 @@ async def test_a_loopback_registry_may_speak_https(secure: Scripted) -> None:
         await client.resolve(Reference.parse(f"{secure.address}/app:1"))
 
 
+async def test_a_port_that_says_it_is_for_https_is_not_spoken_to_in_http(plain: Scripted) -> None:
+    plain.on("GET", "/v2/", Say(400, b"Client sent an HTTP request to an HTTPS server.\n"))
+    async with connected() as client:
+        with pytest.raises(RegistryError, match="no TLS connection"):
+            await client.resolve(Reference.parse(f"{plain.address}/app:1"))
+    assert plain.count("HEAD") == 0
+
+
 async def test_an_upload_is_not_sent_unencrypted_elsewhere(secure: Scripted, plain: Scripted, certificate: Certificate,
                                                            tmp_path: Path) -> None:
     path, _, descriptor = make_blob(tmp_path, 1000)

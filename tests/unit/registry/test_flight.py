@@ -32,9 +32,10 @@ async def test_everybody_who_comes_in_time_shares_one_result() -> None:
 
 
 async def test_an_error_is_shared_as_a_copy() -> None:
-    flights, errors, gate = SingleFlight[int](), list[RegistryError](), anyio.Event()
+    flights, errors, gate, runs = SingleFlight[int](), list[RegistryError](), anyio.Event(), list[int]()
 
     async def work() -> int:
+        runs.append(1)
         await gate.wait()
         raise NotFoundError("gone", status=404, hint="h")
 
@@ -48,6 +49,7 @@ async def test_an_error_is_shared_as_a_copy() -> None:
         tasks.start_soon(call)
         await anyio.wait_all_tasks_blocked()
         gate.set()
+    assert len(runs) == 1
     assert errors[0] is not errors[1]
     assert [(e.message, e.status, e.hint) for e in errors] == [("gone", 404, "h")] * 2
 
