@@ -35,6 +35,7 @@ from engine.dockerfile.instructions import (
 )
 from engine.dockerfile.mounts import BindSpec, CacheSpec, MountSpec, SshSpec
 from engine.dockerfile.signals import check_signal
+from engine.dockerfile.sources import check_sources
 from engine.errors import DockerfileError, EngineError
 from engine.image.config import Healthcheck
 from engine.plan.base import CopyOp, MountInput, PlannedHistory, RunOp, Source, WorkdirOp
@@ -150,9 +151,10 @@ def _copy(stage: Stage, copy: Copy, inputs: LowerInputs) -> None:
     source = inputs.find(copy.from_, stage.index) if copy.from_ else Source(None, "")
     heredocs = tuple(_expanded(stage, h) if h.expand else h for h in copy.heredocs)
     sources, destination = tuple(expand(s) for s in copy.sources), expand(copy.destination)
-    chown, chmod = expand(copy.chown), expand(copy.chmod)
+    chown, chmod, checksum = expand(copy.chown), expand(copy.chmod), expand(copy.checksum)
+    check_sources(replace(copy, sources=sources, destination=destination, checksum=checksum))
     op = CopyOp(sources, destination, stage.workdir, source, heredocs, copy.add, chown, chmod, copy.link, copy.parents,
-                tuple(expand(e) for e in copy.exclude), expand(copy.checksum), copy.keep_git_dir, copy.unpack)  # fmt: skip
+                copy.exclude, checksum, copy.keep_git_dir, copy.unpack)  # fmt: skip
     flags = "".join(f" --{k}={v}" for k, v in (("chown", chown), ("chmod", chmod)) if v) + (" --parents" if copy.parents else "")
     words = [*sources, *(f"<<{h.name}" for h in heredocs), destination]
     verb = "ADD" if copy.add else "COPY"

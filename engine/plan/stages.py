@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.dockerfile.expand import expand
 from engine.dockerfile.instructions import Copy, Dockerfile, Instruction, Onbuild, Run, StageBlock
@@ -78,9 +78,13 @@ class StageGraph:
     """Values of the ARGs before the first FROM."""
     predefined: Mapping[str, str]
     """Platform arguments, for stages that declare them."""
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    """Named contexts, which take the place of stages and images of their name."""
 
     def find(self, name: str, before: int) -> int | None:
         """The stage that `--from=name` means in stage `before`: the last earlier one of that name, or by number."""
+        if name in self.contexts:
+            return None
         for stage in reversed(self.stages[:before]):
             if stage.block.origin.name and stage.block.origin.name == name.lower():
                 return stage.index
@@ -128,7 +132,7 @@ def build_graph(dockerfile: Dockerfile, inputs: GraphInputs) -> StageGraph:
             nodes.append(_node(block, nodes, {**predefined, **global_args}, inputs, dockerfile.escape))
         except EngineError as error:
             raise error.at(block.origin.location, dockerfile.text) from None
-    return StageGraph(dockerfile, tuple(nodes), target, global_args, predefined)
+    return StageGraph(dockerfile, tuple(nodes), target, global_args, predefined, inputs.contexts)
 
 
 def _target(dockerfile: Dockerfile, wanted: str) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import anyio
 
 from engine.dockerfile.instructions import Dockerfile
-from engine.dockerfile.lint import lint
+from engine.dockerfile.lint import enforce, lint
 from engine.dockerfile.parser import parse
 from engine.errors import DockerfileError, EngineError
 from engine.image.config import ImageConfig
@@ -79,8 +79,10 @@ async def read_dockerfile(job: Job, request: BuildRequest) -> Dockerfile:
                                   hint="name it with -f")  # fmt: skip
         name, data = found
     dockerfile = parse(data, name)
-    for warning in lint(dockerfile):
+    warnings = lint(dockerfile)
+    for warning in warnings:
         job.report.warn(warning.message, warning.rule, warning.location.first)
+    enforce(dockerfile, warnings)
     return dockerfile
 
 
