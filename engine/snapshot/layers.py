@@ -92,10 +92,7 @@ class LayerDirs:
         """The directories that make up a chain's files, topmost first; unpacks what is missing, side by side."""
         names = [chain_name(chain[: i + 1]) for i in range(len(chain))]
         own = [self.path("chain", name).is_dir() for name in names]
-        async with anyio.create_task_group() as tasks:
-            for layer, done in zip(chain, own, strict=True):
-                if not done and not self.path("diff", layer.diff_id.hex).is_dir():
-                    tasks.start_soon(self.ensure, layer)
+        await self._ensure_all({layer for layer, done in zip(chain, own, strict=True) if not done})
         out: list[str] = []
         for i, name in enumerate(names):
             if own[i]:
@@ -110,15 +107,33 @@ class LayerDirs:
         """See `Snapshotter.files`."""
         located = {path: tree.locate(path) for path in paths}
         directories: dict[int, bytes] = {}
-        async with anyio.create_task_group() as tasks:
-            for i in {number for number, _ in located.values()}:
-                directory = self.path("chain", chain_name(chain[: i + 1]))
-                if not directory.is_dir():
-                    directory = self.path("diff", chain[i].diff_id.hex)
-                    if not directory.is_dir():
-                        tasks.start_soon(self.ensure, chain[i])
-                directories[i] = bytes(directory)
+        missing: set[Layer] = set()
+        for i in {number for number, _ in located.values()}:
+            directory = self.path("chain", chain_name(chain[: i + 1]))
+            if not directory.is_dir():
+                directory = self.path("diff", chain[i].diff_id.hex)
+                missing.add(chain[i])
+            directories[i] = bytes(directory)
+        await self._ensure_all(missing)
         return {path: (directories[number] + b"/" + at, 0) for path, (number, at) in located.items()}
+
+    async def _ensure_all(self, layers: set[Layer]) -> None:
+        """Unpacks those of the layers that are not, side by side; raises what the first one that fails raises, as it is."""
+        failures: list[Exception] = []
+
+        async def ensure(layer: Layer) -> None:
+            try:
+                await self.ensure(layer)
+            except Exception as error:
+                failures.append(error)
+                tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            for layer in layers:
+                if not self.path("diff", layer.diff_id.hex).is_dir():
+                    tasks.start_soon(ensure, layer)
+        if failures:
+            raise failures[0]
 
     async def _fitted(self, chain: Chain, name: str) -> list[str]:
         """The directories, lowest first, of a chain's last layer, which leans on the layers below."""

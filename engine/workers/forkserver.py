@@ -63,11 +63,11 @@ class ForkServer:
         if self._host.environment.isolation == "chroot":  # who loses a supervisor is ours to end
             syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         while True:
-            ready, _, _ = select.select([self._channel, woken], [], [])
+            ready, _, _ = select.select([self._channel.fileno(), woken], [], [])
             if woken in ready:
                 os.read(woken, 4096)
                 self._reap()
-            if self._channel in ready and not self._answer():
+            if self._channel.fileno() in ready and not self._answer():
                 break
         for pid in self._workers:
             os.kill(pid, signal.SIGKILL)

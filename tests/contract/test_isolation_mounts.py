@@ -199,7 +199,8 @@ async def test_what_a_step_puts_beside_a_mount_stays(machine: Rig, source: Path)
 
 
 async def test_directories_keep_their_times(machine: Rig) -> None:
-    ran = await step(machine, "touch /data/sub/new", FileMount("/data/s", b"x"), TmpfsMount("/data/sub/t"), TmpfsMount("/data/ro/t"))
+    ran = await step(machine, "touch /data/sub/new", FileMount("/data/s", b"x"), TmpfsMount("/data/sub/t"),
+                     TmpfsMount("/data/ro/t"))
     assert ran.kinds == {"data": "dir", "data/sub": "dir", "data/sub/new": "file"}
     assert ran.entry("data").mtime == TIME * 10**9
     assert ran.entry("data/sub").mtime > TIME * 10**9
@@ -210,7 +211,7 @@ async def test_a_target_in_a_read_only_mount_is_an_error_that_names_it(machine: 
     if on_chroot(machine):
         assert (await step(machine, "cat /m/no/s", *mounts)).stdout == b"x"
     else:
-        with pytest.raises(IsolationError, match="mount at /m/no/s: .*Read-only"):
+        with pytest.raises(IsolationError, match=r"mount at /m/no/s: .*Read-only"):
             await step(machine, "true", *mounts)
     assert sorted(os.listdir(source)) == ["f", "out", "sub"]
 
