@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.abc import TaskGroup
 
+from engine import __version__
 from engine.cache.base import Cache
 from engine.cache.flight import FileLocks, SingleFlight
 from engine.cache.local import LocalCache
@@ -86,6 +87,7 @@ class Wiring:
             self._registry = RegistryClient(
                 credentials=Credentials(settings.auth, settings.environment), insecure=settings.insecure_registries,
                 downloads=self.limiters.downloads, uploads=self.limiters.uploads, ca_file=settings.ca_file,
+                user_agent=f"aniko/{__version__}", environment=settings.environment,
             )  # fmt: skip
         return self._registry
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from engine.cache.flight import SingleFlight
@@ -101,7 +102,8 @@ class Images:
             raise ContentError(f"its config of {descriptor.size} bytes is larger than the limit of {limit}")
         raw = self._content.get(descriptor.digest)
         if raw is None:
-            raw = b"".join([part async for part in self._puller(reference).blob(reference, descriptor)])
+            async with aclosing(self._puller(reference).blob(reference, descriptor)) as parts:
+                raw = b"".join([part async for part in parts])
             if Digest.of(raw) != descriptor.digest and descriptor.digest.algorithm == "sha256":
                 raise ContentError(f"its config does not have the digest {descriptor.digest}")
             self._content.put(raw)

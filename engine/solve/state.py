@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from engine.cache.flight import SingleFlight
 from engine.content.base import ContentStore
+from engine.content.faults import storing
 from engine.errors import ContentError
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest
@@ -65,14 +67,17 @@ class Blobs:
             raise ContentError(f"layer blob {blob.digest} is gone from the state directory and nobody else is known to have it",
                                hint="build again with --no-cache")  # fmt: skip
         reference, descriptor = known
-        with self._content.writer(expected=blob.digest, size=descriptor.size) as writer:
+        # The client digests what arrives: the writer does not do it again.
+        with self._content.writer(expected=blob.digest, size=descriptor.size, written_elsewhere=True) as writer:
             done = 0
-            async for data in self._puller(reference).blob(reference, descriptor):
-                writer.write(data)
-                done += len(data)
-                if progress:
-                    progress(descriptor, done)
-            writer.commit()
+            with storing(writer.path), writer.path.open("wb", buffering=0) as file:
+                async with aclosing(self._puller(reference).blob(reference, descriptor)) as parts:
+                    async for data in parts:
+                        file.write(data)
+                        done += len(data)
+                        if progress:
+                            progress(descriptor, done)
+            writer.commit(blob.digest, done)
 
 
 class Trees:
