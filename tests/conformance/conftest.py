@@ -19,15 +19,16 @@ from tests.contract.registries import running_registry
 HERE = Path(__file__).resolve().parent
 
 
-def load(name: str) -> ModuleType:
-    """A module of the corpus, which is written to be run from its own folder."""
+def load(name: str, *, fresh: bool = False) -> ModuleType:
+    """A module of the corpus, which is written to be run from its own folder; `fresh` ones can be changed."""
     known = sys.modules.get(name)
-    if known is not None and Path(str(known.__file__)).parent == HERE:
+    if not fresh and known is not None and Path(str(known.__file__)).parent == HERE:
         return known
     spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    if not fresh:
+        sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 

@@ -35,7 +35,7 @@ def oracle_of(name: str) -> dict[str, Any]:
 
 def base_configs() -> dict[str, list[ImageConfig]]:
     """The configs of the corpus's bases, by name."""
-    bases, out = load("bases"), {}
+    bases, out = load("bases", fresh=True), {}
     for name in bases.NAMES:
         for _, (system, arch, *_), layers, config, history in [(f, p, x, c, h) for f, p, x, c, h in describe(bases, name)]:
             out.setdefault(name, []).append(ImageConfig.parse(json.dumps({
@@ -47,7 +47,7 @@ def base_configs() -> dict[str, list[ImageConfig]]:
 
 
 def describe(bases: Any, name: str) -> Any:
-    """The bases as data, without their files."""
+    """The bases as data, without their files (the module is this function's own)."""
     bases.busybox_tree = bases.bare_tree = bases.upper_tree = bases.net_tree = lambda: b""
     bases.files_tree = lambda mark: b""
     return bases.describe(name)
