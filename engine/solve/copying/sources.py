@@ -70,9 +70,7 @@ def _glob(tree: FileTree, directory: bytes, parts: list[str]) -> Iterator[bytes]
             if not rest:
                 yield path
             else:
-                entry = tree.get(path)
-                if entry is not None and entry.kind == "dir":
-                    yield from _glob(tree, path, rest)
+                yield from _glob(tree, path, rest)  # links and files have no children
 
 
 def missing(tree: FileTree, path: bytes) -> CopyError:

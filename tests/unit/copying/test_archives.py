@@ -73,6 +73,14 @@ def test_links_of_the_image_are_followed_inside_the_destination(add):
     assert add(("lib", "file"), to="/", image=image) == {"lib": "file 644 0:0"}, "a file replaces the link"
 
 
+def test_a_directory_that_becomes_a_link_is_one_for_the_members_that_follow(add):
+    assert add(("e", "dir"), ("d/x", "file"), ("d", "-> e"), ("d/y", "file")) == {
+        "t": "dir 755 0:0", "t/d": "-> e", "t/e": "dir 755 0:0", "t/e/y": "file 644 0:0"}
+    assert add(("e", "dir"), ("d", "-> e"), ("d/y", "file"), ("d", "file"), ("e/z", "file"))["t/e/z"] == "file 644 0:0"
+    with pytest.raises(CopyError, match="not a directory"):
+        add(("d/x", "file"), ("d", "file"), ("d/y", "file"))
+
+
 def test_absolute_links_mean_the_destination_not_the_image(add):
     image = {"t/l": "-> /x", "x": "dir"}
     assert add(("l/f", "file"), image=image) == {"t/x": "dir 755 0:0", "t/x/f": "file 644 0:0"}

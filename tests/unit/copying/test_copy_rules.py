@@ -273,6 +273,16 @@ def test_exclude_works_on_what_parents_chooses(copy):
     assert sorted(p for p, t in made.items() if t.startswith("file")) == ["d/a/b/c", "d/x/y/z"]
 
 
+def test_directories_where_nothing_can_be_chosen_are_not_looked_into(tree_of):
+    tree = tree_of({"a/b/c": "file", "z/y/x": "file", "m/n": "file"})
+    listed: list[bytes] = []
+    children = tree.children
+    tree.children = lambda path: listed.append(path) or children(path)
+    plan_copy(CopyRequest((b"a/*/c",), b"/d/", b"/", parents=True), tree, tree_of({}))
+    plan_copy(CopyRequest((b".",), b"/d/", b"/", exclude=("z", "m", "a/b")), tree, tree_of({}))
+    assert listed == [b"", b"a", b"a/b", b"", b"a"]
+
+
 def test_a_wrong_exclude_pattern_is_an_error(copy):
     with pytest.raises(CopyError, match="invalid pattern"):
         copy("w", "/n", exclude=("[",))
