@@ -223,8 +223,8 @@ def sources_of(instructions: Iterable[Instruction]) -> list[str]:
 
 def mount_from(mount: str) -> str:
     """The `from` of a mount as written, or nothing."""
-    for field in next(csv.reader([mount]), []):
-        key, _, value = field.partition("=")
+    for option in next(csv.reader([mount]), []):
+        key, _, value = option.partition("=")
         if key.strip().lower() == "from":
             return value
     return ""
