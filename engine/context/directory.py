@@ -13,7 +13,7 @@ from functools import partial
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
 
 from engine.context.digests import FileKey
-from engine.context.faults import unreadable
+from engine.context.faults import show, unreadable
 from engine.context.rules import IgnoreRules
 from engine.layer.entries import Entry, Kind, ancestors, parent
 
@@ -85,6 +85,12 @@ class DirectoryTree:
     def key(self, path: bytes) -> FileKey | None:
         """What told the state of a regular file when it was listed; None for everything else."""
         return self._keys.get(path)
+
+    def why_absent(self, path: bytes) -> str | None:
+        """Why there is nothing at a path where one would look for something: the ignore file names it. None for other reasons."""
+        if self._rules is not None and self.get(path) is None and os.path.lexists(self._root + b"/" + path):
+            return f"{show(path)} is in the build context, but the ignore file excludes it"
+        return None
 
     def ignored_below(self, path: bytes) -> bool:
         """Whether something at or below a path exists but is ignored."""

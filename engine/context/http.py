@@ -59,7 +59,7 @@ async def download(url: str, into: Path, *, checksum: Digest | None = None, know
     """
     async with _session() as session:
         proxy = _proxy(url, environment or {})
-        if known is not None and known.etag and known.path.exists() and await _unchanged(session, url, known, proxy):
+        if known is not None and known.etag and known.path.exists() and await _unchanged(session, url, known.etag, proxy):
             found = known
         else:
             found = await _patiently(session, url, into / "download", proxy)
@@ -67,6 +67,12 @@ async def download(url: str, into: Path, *, checksum: Digest | None = None, know
         raise CopyError(f"digest mismatch for {_redacted(url)}: {found.digest} (expected: {checksum})",
                         hint="the server has another file than the one the checksum was made of")
     return found
+
+
+async def unchanged(url: str, etag: str, *, environment: Mapping[str, str] | None = None) -> bool:
+    """Whether a server still has under a URL what it had by an ETag; False in doubt. `environment` has proxies."""
+    async with _session() as session:
+        return await _unchanged(session, url, etag, _proxy(url, environment or {}))
 
 
 @asynccontextmanager
@@ -78,15 +84,14 @@ async def _session() -> AsyncIterator[ClientSession]:
         yield session
 
 
-async def _unchanged(session: ClientSession, url: str, known: Downloaded, proxy: str | None) -> bool:
-    """Whether the server still has what was downloaded before; False in doubt."""
+async def _unchanged(session: ClientSession, url: str, etag: str, proxy: str | None) -> bool:
     import aiohttp
 
     try:
-        async with session.head(url, headers={"If-None-Match": known.etag}, allow_redirects=True, proxy=proxy) as response:
+        async with session.head(url, headers={"If-None-Match": etag}, allow_redirects=True, proxy=proxy) as response:
             if response.status == 304:
-                return response.headers.get("ETag", known.etag) == known.etag
-            return response.status == 200 and response.headers.get("ETag") == known.etag
+                return response.headers.get("ETag", etag) == etag
+            return response.status == 200 and response.headers.get("ETag") == etag
     except (aiohttp.ClientError, TimeoutError, OSError):
         return False
 

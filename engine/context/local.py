@@ -33,13 +33,15 @@ class DirectoryContext:
     """
 
     def __init__(self, root: str, hasher: Hasher, scratch: Path, *, dockerfile: str | None = None,
-                 read_rules: ReadRules | None = None, foreign: bool = False, owned: Path | None = None) -> None:
-        """`dockerfile` is the path that `dockerfile()` will be asked for: the ignore file may lie beside it. `owned` is a
-        directory to remove at the end. Raises `ContextError`."""
+                 read_rules: ReadRules | None = None, foreign: bool = False, named: bool = False,
+                 owned: Path | None = None) -> None:
+        """`dockerfile` is the path that `dockerfile()` will be asked for: the ignore file may lie beside it, but for a `named`
+        context. `owned` is a directory to remove at the end. Raises `ContextError`."""
         self._root = os.path.abspath(root)
         self._hasher = hasher
         self._scratch = scratch
         self._foreign = foreign
+        self._named = named
         self._owned = [owned] if owned is not None else []
         self._plain = DirectoryTree(self._root)
         self._views: dict[bytes, str] = {}
@@ -96,7 +98,7 @@ class DirectoryContext:
 
     def _ignore_file(self, dockerfile: str | None) -> bytes | None:
         """The rules for one Dockerfile replace those for all."""
-        for _, path in self._dockerfiles(dockerfile):
+        for _, path in [] if self._named else self._dockerfiles(dockerfile):
             found = self._read(path + ".dockerignore")
             if found is not None:
                 return found

@@ -30,7 +30,7 @@ class ContextOptions:
     """What contexts are opened with. `scratch` is a directory for what is fetched and unpacked; each context removes its own.
 
     `dockerfile` is the request's, which says where the ignore file may be. `stdin` is read for the context `-`. `environment`
-    gives proxies, certificates and the SSH agent to what fetches.
+    gives proxies, certificates and the SSH agent to what fetches. A `named` context has no ignore file for one Dockerfile.
     """
 
     scratch: Path
@@ -39,6 +39,7 @@ class ContextOptions:
     stdin: BinaryIO | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     keep_git_dir: bool = False
+    named: bool = False
 
 
 async def open_context(spec: str, options: ContextOptions) -> Context:
@@ -69,7 +70,8 @@ async def _open(spec: str, options: ContextOptions) -> Context:
     path = Path(spec)
     if path.is_dir():
         dockerfile = None if options.dockerfile is not None and is_http_url(options.dockerfile) else options.dockerfile
-        return DirectoryContext(spec, options.hasher, options.scratch, dockerfile=dockerfile, read_rules=_read_rules)
+        return DirectoryContext(spec, options.hasher, options.scratch, dockerfile=dockerfile, read_rules=_read_rules,
+                                named=options.named)
     if path.is_file():
         return await _in_scratch(spec, options)
     raise ContextError(f"unable to prepare context: path {spec!r} not found" if not path.exists() else

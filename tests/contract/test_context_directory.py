@@ -98,6 +98,7 @@ def test_the_ignore_file_of_one_dockerfile_replaces_the_common_one(opened, root,
     assert visible(opened()) == [b".dockerignore", b"b", b"sub"]
     (root / "Dockerfile.dockerignore").write_text("*\n!a")
     assert visible(opened()) == [b"a"]
+    assert visible(opened(named=True)) == [b".dockerignore", b"Dockerfile.dockerignore", b"b", b"sub"]
 
 
 def test_a_wrong_ignore_file_is_an_error(opened, root):
@@ -109,6 +110,13 @@ def test_a_wrong_ignore_file_is_an_error(opened, root):
 def test_foreign_directories_have_no_ignore_file(root, scratch):
     (root / ".dockerignore").write_text("*\n")
     assert b"a" in visible(DirectoryContext(str(root), Hasher(None), scratch, foreign=True))
+
+
+def test_a_missing_source_that_is_ignored_says_so(opened, root):
+    (root / ".dockerignore").write_text("a\nsub\n")
+    tree = opened().tree
+    for path, reason in ((b"a", True), (b"sub/c", True), (b"b", False), (b"nope", False)):
+        assert (tree.why_absent(path) is not None) is reason
 
 
 def sha(text: str) -> str:

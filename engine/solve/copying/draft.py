@@ -13,6 +13,9 @@ from engine.layer.resolve import follow
 from engine.solve.copying.paths import show
 from engine.solve.copying.request import Copied
 
+MOST_WORK = 20_000_000
+"""Steps that looking up links and taking away directories may cost in all. Only an archive made for the purpose needs more."""
+
 
 class EmptyTree:
     """No file at all: what `COPY --link` copies onto, and what `FROM scratch` starts with."""
@@ -48,6 +51,7 @@ class Draft:
         """Directories of the image that were taken away: nothing under them is visible any more."""
         self._whiteouts: set[bytes] = set()
         self._opaque: set[bytes] = set()
+        self._work = 0
         self._linked: dict[bytes, list[bytes]] = {}
         """Hard links in the draft by the path of the file that holds the content."""
 
@@ -63,6 +67,7 @@ class Draft:
 
     def link(self, path: bytes) -> bytes | None:
         """The text of the symlink at a real path; None for everything else."""
+        self._spend(1)
         entry = self.get(path)
         return entry.link if entry is not None and entry.kind == "symlink" else None
 
@@ -103,12 +108,18 @@ class Draft:
             return
         if old.kind == "dir":
             prefix = path + b"/"
+            self._spend(len(self.entries))
             for inner in [p for p in self.entries if p.startswith(prefix)]:
                 self._drop(inner)
             entry = self.below.get(path)
             if entry is not None and entry.kind == "dir":
                 self._hidden.add(path)
         self._drop(path)
+
+    def _spend(self, steps: int) -> None:
+        self._work += steps
+        if self._work > MOST_WORK:
+            raise CopyError("there are too many links to follow, or directories to replace")
 
     def hide(self, path: bytes, kind: Kind) -> None:
         """Deletes what lies below the layer at a path (`whiteout`) or inside of it (`opaque`). This shows in the result only:

@@ -69,6 +69,13 @@ class CopyPlan:
         for member in members:
             extraction.add(member)
 
+    def locate(self, tree: FileTree) -> None:
+        """Notes where the bytes of what was added from a tree lie, so that the next source may be of another one."""
+        entries = self.draft.entries
+        for path, copied in entries.items():
+            if copied.from_path is not None:
+                entries[path] = copied._replace(from_path=None, source=tree.source(copied.from_path))
+
     def result(self) -> list[Copied]:
         """The layer's entries, directories before what is in them."""
         return self.draft.result()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from engine.dockerfile.glob import BadPattern, has_wildcards, match_go_glob
 from engine.errors import CopyError
@@ -73,11 +73,21 @@ def _glob(tree: FileTree, directory: bytes, parts: list[str]) -> Iterator[bytes]
                 yield from _glob(tree, path, rest)  # links and files have no children
 
 
+@runtime_checkable
+class Explains(Protocol):
+    """A tree that knows why something is not there."""
+
+    def why_absent(self, path: bytes) -> str | None:
+        """The reason, for people; None if there is none but that it does not exist."""
+
+
 def missing(tree: FileTree, path: bytes) -> CopyError:
-    """The error for a source that is not there, with the name that was perhaps meant."""
-    hint = None
+    """The error for a source that is not there, with the reason or the name that was perhaps meant."""
+    hint = tree.why_absent(path) if isinstance(tree, Explains) else None
     entry = tree.get(path)
-    if entry is not None and entry.kind == "symlink":
+    if hint is not None:
+        pass
+    elif entry is not None and entry.kind == "symlink":
         hint = f"it is a symlink to {entry.link.decode('utf-8', 'backslashreplace')}, which is not there"
     else:
         names = [child.decode("utf-8", "backslashreplace") for child in tree.children(parent(path))]

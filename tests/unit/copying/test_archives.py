@@ -154,6 +154,13 @@ def test_names_like_whiteouts_delete_from_the_image_and_not_from_the_archive(add
                     "t/new": "file 644 0:0"}
 
 
+def test_an_archive_made_to_cost_time_is_refused(add, monkeypatch):
+    monkeypatch.setattr("engine.solve.copying.draft.MOST_WORK", 1000)
+    add(*[(f"f{i}", "file") for i in range(900)])
+    with pytest.raises(CopyError, match="too many"):
+        add(*[(name, kind) for i in range(100) for name, kind in ((f"f{i}", "file"), ("d", "dir"), ("d", "file"))])
+
+
 def test_contents_lie_in_the_archive(tree_of):
     (change,) = [c for c in plan_archive(CopyRequest((), b"/", b"/"), [Change(Entry(b"f", "file", 0o644, size=5), b"/a.tar",
     1024)],

@@ -89,6 +89,14 @@ def test_a_missing_source_says_what_was_perhaps_meant(copy):
     assert (error.value.message, error.value.hint) == ('"/w/a.tx": not found', "did you mean a.txt?")
 
 
+def test_a_missing_source_says_why_if_the_tree_knows(tree_of):
+    tree = tree_of({})
+    tree.why_absent = lambda path: f"{path.decode()} is ignored"
+    with pytest.raises(CopyError) as error:
+        plan_copy(CopyRequest((b"x",), b"/", b"/"), tree, tree_of({}))
+    assert error.value.hint == "x is ignored"
+
+
 def test_a_loop_of_links_ends(copy):
     with pytest.raises(CopyError, match="too many links"):
         copy("loop", "/n/")
