@@ -24,11 +24,10 @@ from engine.errors import StorageError, UsageError
 
 Buffer = bytes | memoryview
 
-GZIP_LEVEL = 2
-"""isal's: blobs 11 % larger than gzip -6 makes them, at twenty times its speed."""
 ZSTD_LEVEL = 3
 
 _GZIP_CHUNK, _ZSTD_CHUNK = 1 << 20, 4 << 20
+_SAMPLE, _DENSE = 32 << 10, 0.3
 _GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # no name, no time, no system
 _DEFLATE_END = b"\x03\x00"  # an empty last block
 
@@ -51,17 +50,23 @@ class Compressor(Protocol):
 
 
 class Gzip:
-    """One gzip member. Levels: 0 stores, 1 to 3 are isal's, 4 to 9 zlib's (slow)."""
+    """One gzip member. Levels: 0 stores, 1 to 3 are isal's, 4 to 9 zlib's (slow).
+
+    Without a level it is isal's 2, and its 3 for chunks whose beginning compresses very well: on those 2 falls behind most (19 to
+    23 % of gzip -6 on source code, where it is 11 % elsewhere), and is so fast that 3 takes no longer than 2 elsewhere.
+    """
 
     size, head = _GZIP_CHUNK, _GZIP_HEAD
 
-    def __init__(self, level: int) -> None:
+    def __init__(self, level: int | None) -> None:
         self._level = level
 
     def chunk(self, data: Buffer) -> tuple[Buffer, int]:
-        library = isal_zlib if 1 <= self._level <= 3 else zlib
-        deflate = library.compressobj(self._level, zlib.DEFLATED, -15)
-        return deflate.compress(data) + deflate.flush(zlib.Z_FULL_FLUSH), isal_zlib.crc32(data)
+        level = self._level
+        if level is None:
+            sample = data[:_SAMPLE]
+            level = 3 if len(_deflate(sample, 2)) < _DENSE * len(sample) else 2
+        return _deflate(data, level), isal_zlib.crc32(data)
 
     def join(self, check: int, other: int, size: int) -> int:
         return int(isal_zlib.crc32_combine(check, other, size))
@@ -94,6 +99,12 @@ class Zstd:
         return b"" if size else bytes(self.chunk(b"")[0])
 
 
+def _deflate(data: Buffer, level: int) -> bytes:
+    library = isal_zlib if 1 <= level <= 3 else zlib
+    deflate = library.compressobj(level, zlib.DEFLATED, -15)
+    return bytes(deflate.compress(data)) + bytes(deflate.flush(zlib.Z_FULL_FLUSH))
+
+
 class Plain:
     """No compression."""
 
@@ -110,17 +121,15 @@ class Plain:
 
 
 def open_compressor(kind: str, level: int | None = None) -> Compressor:
-    """A compressor for `gzip` (levels 0 to 9), `zstd` (1 to 22) or `none`; raises `UsageError` for anything else."""
+    """A compressor for `gzip` (levels 0 to 9), `zstd` (1 to 22, 3 by default) or `none`; raises `UsageError` for anything else."""
     if kind == "none":
         return Plain()
     if kind not in ("gzip", "zstd"):
         raise UsageError(f"unknown compression {kind!r}", hint="gzip, zstd and none are known")
-    least, most, default = (0, 9, GZIP_LEVEL) if kind == "gzip" else (1, 22, ZSTD_LEVEL)
-    if level is None:
-        level = default
-    if not least <= level <= most:
+    least, most = (0, 9) if kind == "gzip" else (1, 22)
+    if level is not None and not least <= level <= most:
         raise UsageError(f"compression level {level} is not one of {kind}'s", hint=f"levels are {least} to {most}")
-    return Gzip(level) if kind == "gzip" else Zstd(level)
+    return Gzip(level) if kind == "gzip" else Zstd(ZSTD_LEVEL if level is None else level)
 
 
 def compress(data: bytes, kind: str, level: int | None = None) -> bytes:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from engine.errors import ContentError
-from engine.layer.entries import Entry, Kind
+from engine.errors import ContentError, CopyError
+from engine.layer.entries import Entry, Kind, ancestors
 from engine.layer.resolve import follow
 from engine.layer.tarcodec import OPAQUE, WHITEOUT
 from engine.layer.tarstream import Member
@@ -51,6 +51,14 @@ def removal(head: bytes, tail: bytes) -> tuple[Kind, bytes] | None:
     return "whiteout", head + b"/" + hidden if head else hidden
 
 
+def inside(path: bytes, link: Callable[[bytes], bytes | None]) -> bytes:
+    """As `follow`, where a circle of links is the layer's fault and not a COPY's: raises `ContentError`."""
+    try:
+        return follow(path, link)
+    except CopyError as error:
+        raise ContentError(f"invalid layer: {error.message}") from error
+
+
 def to_entry(member: Member, path: bytes, link: bytes) -> Entry:
     """A member as an entry, with its path and, for a hard link, its target's. Raises `ContentError` for what cannot be."""
     kind = _KINDS[member.type]
@@ -87,12 +95,11 @@ class Contents:
         """The entry a member stands for, which `add` takes; None for one that means nothing. Raises `ContentError`."""
         name = clean(member.name)
         head, _, tail = name.rpartition(b"/")
+        if tail.startswith(WHITEOUT):
+            return self._removal(head, tail, member.mtime)
         if head not in self.dirs:
             head = self.directory(head)
             name = head + b"/" + tail if head else tail
-        if tail.startswith(WHITEOUT):
-            what = removal(head, tail)
-            return Entry(what[1], what[0], mtime=member.mtime) if what else None
         if member.type != HARDLINK:
             return to_entry(member, name, member.link)
         link = self._target(name, member.link)
@@ -118,19 +125,22 @@ class Contents:
 
     def directory(self, path: bytes) -> bytes:
         """The real directory that `path` stands for; what is missing of it is made."""
-        real = follow(path, self._link)
-        parts = real.split(b"/") if real else []
-        for i in range(1, len(parts) + 1):
-            at = b"/".join(parts[:i])
-            if at in self.dirs:
-                continue
-            if at in self.entries:
-                raise ContentError(f"invalid tar: {show(path)!r} is below something that is no directory")
-            self.dirs.add(at)
-            self.implicit[at] = None
-            if self._on_implicit:
-                self._on_implicit(at)
+        real = inside(path, self._link)
+        if not self._make(real):
+            raise ContentError(f"invalid tar: {show(path)!r} is below something that is no directory")
         return real
+
+    def _make(self, path: bytes) -> bool:
+        """Makes what is missing of a directory; False when something else is in the way."""
+        for at in [*ancestors(path), path]:
+            if at not in self.dirs:
+                if at in self.entries:
+                    return False
+                self.dirs.add(at)
+                self.implicit[at] = None
+                if self._on_implicit:
+                    self._on_implicit(at)
+        return True
 
     def result(self) -> tuple[Entry, ...]:
         """All entries, what removes first and a hard link after what it links to."""
@@ -141,6 +151,14 @@ class Contents:
         return tuple(self.entries[path] for target, paths in self._links.items() if target not in self.entries
                      for path in paths if path in self.entries)  # fmt: skip
 
+    def _removal(self, head: bytes, tail: bytes, mtime: int) -> Entry | None:
+        """A whiteout or opaque mark. It is about the layers below, so no symlink of this one leads to it; where this layer has
+        something that is no directory there is nothing left to hide."""
+        what = removal(head, tail)
+        if what is None or not self._make(head):
+            return None
+        return Entry(what[1], what[0], mtime=mtime)
+
     def _link(self, path: bytes) -> bytes | None:
         entry = self.entries.get(path)
         return entry.link if entry is not None and entry.kind == "symlink" else None
@@ -150,7 +168,7 @@ class Contents:
         path = clean(link)
         head, _, tail = path.rpartition(b"/")
         if head not in self.dirs:
-            head = follow(head, self._link)
+            head = inside(head, self._link)
             path = head + b"/" + tail if head else tail
         if path in self.dirs:
             raise ContentError(f"invalid tar: {show(name)!r} is a hard link to a directory")

@@ -16,9 +16,8 @@ from typing import Literal
 
 from engine.errors import ContentError, StorageError
 from engine.isolate.base import IdMap
-from engine.layer.contents import show
+from engine.layer.contents import inside, show
 from engine.layer.entries import Entry
-from engine.layer.resolve import follow
 
 Style = Literal["overlay-trusted", "overlay-user", "plain"]
 """How whiteouts and opaque directories are kept: as overlayfs wants them (with attributes of root or of a user), or not at all."""
@@ -60,7 +59,7 @@ class Disk:
         real = self._entered.get(path)
         if real is not None:
             return real
-        real = follow(path, self._link)
+        real = inside(path, self._link)
         parts = real.split(b"/") if real else []
         for i in range(len(parts) + 1):
             at = b"/".join(parts[:i])
@@ -80,7 +79,7 @@ class Disk:
 
     def find(self, path: bytes) -> bytes:
         """The real path of a directory that need not be there."""
-        real = follow(path, self._link)
+        real = inside(path, self._link)
         if real not in self._times and real not in self._dirs:
             try:
                 found = os.stat(real or b".", dir_fd=self.root, follow_symlinks=False)

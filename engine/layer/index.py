@@ -144,6 +144,8 @@ def _decode(data: bytes) -> tuple[tuple[Entry, ...], dict[bytes, bytes]]:
     try:
         parts = _parts(data[len(_MAGIC) + 4 :], 8)
         count = int.from_bytes(parts[0], "little")
+        if count != len(parts[2]):
+            raise ValueError("missing rows")
         paths, kinds = _texts(parts[1], count), list(map(_KINDS.__getitem__, parts[2]))
         columns = [_numbers(part) for part in parts[3:8]]
         links = _texts(parts[8], count)
@@ -159,8 +161,6 @@ def _decode(data: bytes) -> tuple[tuple[Entry, ...], dict[bytes, bytes]]:
         rows = zip(paths, kinds, *columns, links, _digests(parts[9], parts[10]), major, minor, xattrs, strict=True)
         with collector_paused():
             entries = tuple(map(partial(tuple.__new__, Entry), rows))
-        if len(entries) != count:
-            raise ValueError("missing rows")
         return entries, dict(zip(parts[12::2], parts[13::2], strict=True))
     except (ValueError, IndexError, TypeError) as error:
         raise ContentError(f"a layer's index is corrupt: {error}") from error
@@ -191,7 +191,7 @@ def _numbers(part: bytes) -> list[int]:
 
 def _digests(digests: bytes, present: bytes) -> Iterable[str]:
     text = digests.hex()
-    if len(text) != 64 * present.count(1):
+    if len(text) != 64 * (len(present) - present.count(0)):
         raise ValueError("missing digests")
     if not text:
         return repeat("", len(present))

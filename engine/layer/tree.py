@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 from engine.errors import ContentError
 from engine.layer.base import FileTree, Layer
-from engine.layer.contents import show
+from engine.layer.contents import inside, show
 from engine.layer.entries import Entry, name, parent
 from engine.layer.index import Index, collector_paused
-from engine.layer.resolve import follow
 
 _ROOT = Entry(b"", "dir", 0o755)
 _SMALL = 4096
@@ -172,7 +171,7 @@ class _Table:
             if entry.kind == "whiteout":
                 self._drop(self._through(entry.path))
             elif entry.kind == "opaque":
-                self._empty(follow(entry.path, self._link))
+                self._empty(inside(entry.path, self._link))
         nodes, below, make = self._nodes, self._base.nodes, tuple.__new__
         last, at, siblings = None, b"", None
         for entry in entries:
@@ -256,7 +255,7 @@ class _Table:
         node = self.get(path)
         if node is not None and node.entry.kind == "dir":
             return path
-        real = follow(path, self._link)
+        real = inside(path, self._link)
         parts = real.split(b"/") if real else []
         for i in range(1, len(parts) + 1):
             at = b"/".join(parts[:i])
@@ -270,7 +269,7 @@ class _Table:
     def _through(self, path: bytes) -> bytes:
         """A path with real directories before its last component."""
         head, _, tail = path.rpartition(b"/")
-        real = follow(head, self._link)
+        real = inside(head, self._link)
         return real + b"/" + tail if real else tail
 
     def _link(self, path: bytes) -> bytes | None:
