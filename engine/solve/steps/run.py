@@ -41,11 +41,14 @@ async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State]) -> L
     async with AsyncExitStack() as stack:
         mounts = await prepare_mounts(job, step, op, account, states, stack)
         active = await snapshots.prepare(chain, tree)
-        stack.push_async_callback(_discard, snapshots, active)
-        await _command(job, step, op, active, account, mounts)
-        changes = await snapshots.changes(active, tree)
-        layer = await make_layer(job, changes, own_files=False)
-        await snapshots.commit(active, (*chain, layer))
+        try:
+            await _command(job, step, op, active, account, mounts)
+            changes = await snapshots.changes(active, tree)
+            layer = await make_layer(job, changes, own_files=False)
+            await snapshots.commit(active, (*chain, layer))
+        except BaseException:
+            await _discard(snapshots, active)
+            raise
         return layer
 
 
