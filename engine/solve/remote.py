@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.cache.base import Record
 from engine.cache.flight import SingleFlight
 from engine.context.directory import DirectoryTree
 from engine.context.remote import is_git_url, is_http_url
-from engine.errors import CopyError
+from engine.errors import CopyError, StorageError
 from engine.image.digest import Digest
 from engine.layer.archive import scan_archive
 from engine.layer.entries import Change, Entry
+from engine.plan.keys import KeyBuilder
 from engine.solve.copying.plan import CopyPlan
 from engine.solve.copying.sources import Source
 from engine.solve.mechanisms import Job
@@ -33,6 +37,10 @@ class _File:
     mtime: int
     digest: str
 
+    @property
+    def identity(self) -> str:
+        return f"http {self.name} {self.digest} {self.mtime}"
+
 
 @dataclass(frozen=True, slots=True)
 class _Checkout:
@@ -41,21 +49,47 @@ class _Checkout:
     root: Path
     commit: str
 
+    @property
+    def identity(self) -> str:
+        return f"git {self.commit}"
+
 
 class Remotes:
-    """The remote sources of one build."""
+    """The remote sources of one build. What a server gave, and under which ETag, is recorded in the cache: as long as it has the
+    same, a step that is cached needs no bytes of it."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._known: dict[tuple[str, str, bool | None], _File | _Checkout] = {}
+        self._promised: dict[str, Mapping[str, str]] = {}
+        """Downloads by URL that were identified without their bytes; those that come must be the same."""
         self._flight = SingleFlight()
 
     async def identity(self, url: str, checksum: str, keep_git_dir: bool | None) -> str:
         """What tells one content of a URL from another: a file's digest and time, or a commit."""
-        fetched = await self._fetch(url, checksum, keep_git_dir)
-        if isinstance(fetched, _Checkout):
-            return f"git {fetched.commit}"
-        return f"http {fetched.name} {fetched.digest} {fetched.mtime}"
+        if not is_git_url(url):
+            if checksum:
+                return f"http {_checksum(checksum)}"
+            if url not in self._promised and (url, "", keep_git_dir) not in self._known:
+                await self._flight.run(url, lambda: self._recall(url))
+            if url in self._promised:
+                return self._promised[url]["identity"]
+        return (await self._fetch(url, checksum, keep_git_dir)).identity
+
+    async def _recall(self, url: str) -> None:
+        """Looks whether the server still has what it had in an earlier build."""
+        from engine.context.http import unchanged
+
+        record = await self._job.mechanisms.cache.get(_record_key(url))
+        if record is not None and {"etag", "digest", "identity"} <= record.ingredients.keys() and await unchanged(
+                url, record.ingredients["etag"], environment=self._job.environment):  # fmt: skip
+            self._promised[url] = record.ingredients
+
+    async def _remember(self, url: str, file: _File, etag: str) -> None:
+        facts = {"etag": etag, "digest": file.digest, "identity": file.identity}
+        cache, now = self._job.mechanisms.cache, self._job.mechanisms.clock()
+        with suppress(StorageError):
+            await cache.put(Record(_record_key(url), None, now, f"download {file.name}", facts), replace=True)
 
     async def add(self, plan: CopyPlan, url: str, checksum: str, keep_git_dir: bool | None, unpack: bool | None) -> None:
         """Adds what a URL names to a copy; raises `CopyError`."""
@@ -66,6 +100,7 @@ class Remotes:
             if root is None:
                 raise CopyError(f"{url}: nothing is there")
             plan.add_source(tree, Source(b"", b"", root))
+            plan.locate(tree)
             return
         if unpack:
             members = await self._job.mechanisms.workers.call(scan_archive, str(fetched.path), str(self._job.scratch))
@@ -95,17 +130,30 @@ class Remotes:
     async def _http(self, url: str, into: Path, checksum: str) -> _File:
         from engine.context.http import download
 
-        got = await download(url, into, checksum=_checksum(checksum), environment=self._job.environment)
-        return _File(got.name, got.path, got.size, got.mtime, str(got.digest))
+        expected = _checksum(checksum)
+        if expected is None and url in self._promised:
+            expected = Digest.parse(self._promised[url]["digest"])
+        got = await download(url, into, checksum=expected, environment=self._job.environment)
+        file = _File(got.name, got.path, got.size, got.mtime, str(got.digest))
+        if got.etag:
+            await self._remember(url, file, got.etag)
+        return file
 
     async def _git(self, url: str, into: Path, checksum: str, keep_git_dir: bool | None) -> _Checkout:
         from engine.context.git import checkout
         from engine.context.remote import parse_git_url
 
         parsed = parse_git_url(url)
+        if None not in (keep_git_dir, parsed.keep_git_dir) and keep_git_dir != parsed.keep_git_dir:
+            raise CopyError("inconsistent keep-git-dir configuration", hint="say it once: in the URL, or with --keep-git-dir")
         got = await checkout(parsed, into, keep_git_dir=bool(keep_git_dir), checksum=checksum,
                              environment=self._job.environment)
         return _Checkout(got.root, got.commit)
+
+
+def _record_key(url: str) -> Digest:
+    """Under which the cache remembers a download."""
+    return KeyBuilder("1", "download").add("url", url).digest()
 
 
 def _checksum(text: str) -> Digest | None:

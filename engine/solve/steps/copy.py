@@ -64,6 +64,7 @@ class _Copy:
                     await self._inputs.remotes.add(plan, text, op.checksum, op.keep_git_dir, op.unpack)
                 else:
                     await self._add_local(plan, tree, text.encode("utf-8", "surrogateescape"))
+                    plan.locate(tree)
         for heredoc in op.heredocs:
             plan.add_file(*self._inputs.heredoc(heredoc))
 
