@@ -106,8 +106,9 @@ class _Contexts:
         spec = self._request.contexts[name] if name else self._request.context
         wiring, environment = self._wiring, self._wiring.settings.environment
         dockerfile = None if name else self._request.dockerfile
-        options = ContextOptions(self._scratch, wiring.hasher, dockerfile, None if name else self._stdin, environment,
-                                 bool(self._request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR")))  # fmt: skip
+        keep = self._request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "").lower() in ("1", "t", "true")
+        options = ContextOptions(self._scratch, wiring.hasher, dockerfile, None if name else self._stdin, environment, keep,
+                                 named=bool(name))  # fmt: skip
         context = await open_context(spec, options)
         self._stack.push_async_callback(context.aclose)
         return context
