@@ -1,0 +1,128 @@
+"""Runs a command and tells what it took: wall time, processor time, and (in runs of their own, since looking costs time too) the
+memory of all of its processes together."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one run took: seconds of wall time and of all processors, bytes of memory (0 when it was not looked at), bytes over
+    the loopback, and the load of the machine before it."""
+
+    seconds: float
+    cpu: float
+    memory: int
+    moved: int
+    load: float
+
+
+class Failed(Exception):
+    """A command ended with an error; the text is the end of what it said."""
+
+
+def run(argv: Sequence[str], env: Mapping[str, str], *, memory: bool = False, log: Path) -> Taken:
+    """Runs a command to its end. With `memory` its processes' PSS is summed up 20 times a second, and the peak is kept: PSS counts
+    shared pages once, where RSS would count the pages of a forked process again for each fork. Raises `Failed`."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # who leaves its parent is still ours to count and to reap
+    load, moved = os.getloadavg()[0], _loopback()
+    began = time.perf_counter()
+    with open(log, "wb") as out:
+        process = subprocess.Popen(argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+    watch = _Watch(process.pid) if memory else None
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    peak = watch.stop() if watch else 0
+    _reap()
+    if process.returncode:
+        raise Failed(f"{' '.join(argv)}: exit code {process.returncode}: {log.read_text(errors='replace')[-800:]}")
+    return Taken(seconds, usage.ru_utime + usage.ru_stime, peak, _loopback() - moved, load)
+
+
+def _loopback() -> int:
+    """Bytes that the loopback of this network namespace has carried. (/sys shows that of the namespace it was mounted in.)"""
+    for line in Path("/proc/self/net/dev").read_text().splitlines():
+        if line.strip().startswith("lo:"):
+            return int(line.split(":")[1].split()[0])
+    return 0
+
+
+def _reap() -> None:
+    """Ends what a builder has left running, so that it does not disturb the next run."""
+    for pid in _family(os.getpid()) - {os.getpid()}:
+        if _is_adopted(pid):
+            os.kill(pid, signal.SIGKILL)
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                continue
+
+
+_OWN: set[int] = set()
+"""Processes that the harness has started for itself: the registry."""
+
+
+def own(pid: int) -> None:
+    """Notes a process that is not part of what is measured."""
+    _OWN.add(pid)
+
+
+def _is_adopted(pid: int) -> bool:
+    return pid not in _OWN and _parent(pid) == os.getpid()
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+        return 0
+
+
+def _family(root: int) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            children.setdefault(_parent(int(name)), []).append(int(name))
+    out, todo = {root}, [root]
+    while todo:
+        for pid in children.get(todo.pop(), ()):
+            if pid not in _OWN:
+                out.add(pid)
+                todo.append(pid)
+    return out
+
+
+class _Watch:
+    def __init__(self, root: int) -> None:
+        self._root, self._peak, self._ended = root, 0, threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.05):
+            self._peak = max(self._peak, sum(_pss(pid) for pid in _family(self._root)))
+
+    def stop(self) -> int:
+        self._ended.set()
+        self._thread.join()
+        return self._peak
+
+
+def _pss(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            return sum(int(line.split()[1]) for line in file if line.startswith("Pss:")) << 10
+    except (OSError, ValueError):
+        return 0
