@@ -18,6 +18,7 @@ from engine.isolate import command, syscalls
 from engine.isolate.base import DirectoryRoot, RunSpec
 from engine.isolate.host import Host, Streams
 from engine.isolate.network import leave_network
+from engine.isolate.overlay import require_exec
 from engine.isolate.stage import Stage
 from engine.isolate.supervise import Watch
 
@@ -35,6 +36,7 @@ def supervise(spec: RunSpec, host: Host, streams: Streams) -> int:
                                  hint="allow the container CAP_SYS_ADMIN or user namespaces, so that isolation userns is possible"
                                  ) from error
     root = spec.root.path
+    require_exec(root)
     watch = Watch(streams.control)
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     stage = Stage(root)

@@ -24,8 +24,8 @@ class Maps:
 
     @property
     def count(self) -> int:
-        """How many ids, from 0, exist both as user and as group."""
-        return min(sum(extent[2] for extent in self.uids), sum(extent[2] for extent in self.gids))
+        """How many ids, from 0 without a gap, exist both as user and as group."""
+        return min(_from_zero(self.uids), _from_zero(self.gids))
 
     def write(self, pid: int) -> None:
         """Gives them to the new user namespace a process is in; called outside of it. Raises `MapError`."""
@@ -40,6 +40,15 @@ class Maps:
                 _write(f"/proc/{pid}/{kind}_map", "".join(f"{a} {b} {c}\n" for a, b, c in extents))
             except OSError as error:
                 raise MapError(f"writing {kind}_map: {error.strerror}") from error
+
+
+def _from_zero(extents: tuple[Extent, ...]) -> int:
+    count = 0
+    for first, _, length in sorted(extents):
+        if first > count:
+            break
+        count = max(count, first + length)
+    return count
 
 
 def _call(argv: list[str]) -> None:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from errno import EINVAL, ENOSYS, EPERM
 from typing import Literal
 
+from engine.errors import IsolationError
 from engine.isolate import syscalls
 from engine.isolate.base import DirectoryRoot, Root
 from engine.isolate.copies import remove_tree
@@ -23,6 +24,7 @@ Xattrs = Literal["trusted", "user"]
 def mount_root(root: Root, target: str, xattrs: Xattrs) -> None:
     """Mounts a root at a directory, without device nodes that work."""
     if isinstance(root, DirectoryRoot):
+        require_exec(root.path)
         bind(root.path, target, syscalls.MOUNT_ATTR_NODEV)
         return
     if not root.lower and root.upper is None:
@@ -33,6 +35,13 @@ def mount_root(root: Root, target: str, xattrs: Xattrs) -> None:
         bind(root.lower[0], target, syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_RDONLY)
     else:
         mount_overlay(root.lower, root.upper, root.work, target, xattrs)
+
+
+def require_exec(path: str) -> None:
+    """Raises `IsolationError` for a directory that no program can be run in."""
+    if os.statvfs(path).f_flag & os.ST_NOEXEC:
+        raise IsolationError("the state directory is on a filesystem that is mounted noexec: nothing in it can be run",
+                             hint="choose another --state-dir")
 
 
 def mount_overlay(lower: tuple[str, ...], upper: str | None, work: str | None, target: str, xattrs: Xattrs) -> None:

@@ -24,6 +24,7 @@ from engine.isolate.overlay import Xattrs, mount_overlay
 
 _CAP_SYS_ADMIN = 1 << 21
 _CAP_SYS_CHROOT = 1 << 18
+_ALL_IDS = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +57,12 @@ def enter(wishes: Wishes) -> Environment:
                              hint=_hint(reasons))
     if os.geteuid() == 0 and syscalls.capabilities() & _CAP_SYS_CHROOT:
         said = (*reasons, "isolation: chroot (nothing mounted; processes are not hidden from each other)", "snapshots: walk")
-        return Environment("chroot", "walk", IdMap("identity"), reasons=said)
+        return Environment("chroot", "walk", _ids_of_root(), reasons=said)
     lacking = "not root" if os.geteuid() else "no CAP_SYS_CHROOT"
     if wishes.isolation == "chroot":
         raise IsolationError(f"isolation chroot is not possible: {lacking}", hint="use --isolation userns, or be root")
     said = (*reasons, f"isolation: chroot is not possible: {lacking}", "isolation: none, so RUN is not possible")
-    return Environment(None, "walk", IdMap("identity" if os.geteuid() == 0 else "none"), reasons=said)
+    return Environment(None, "walk", _ids_of_root() if os.geteuid() == 0 else IdMap("none"), reasons=said)
 
 
 def _as_root(wishes: Wishes, reasons: list[str]) -> Environment | None:
@@ -75,8 +76,14 @@ def _as_root(wishes: Wishes, reasons: list[str]) -> Environment | None:
     except OSError as error:
         reasons.append(f"isolation: root with CAP_SYS_ADMIN, but namespaces cannot be made: {error}")
         return None
-    reasons.append("isolation: userns (root: mount, pid, ipc, uts namespaces; all ids)")
-    return _with_snapshots(wishes, reasons, IdMap("identity"), ("trusted", "user"))
+    reasons.append("isolation: userns (root: mount, pid, ipc, uts namespaces)")
+    return _with_snapshots(wishes, reasons, _ids_of_root(), ("trusted", "user"))
+
+
+def _ids_of_root() -> IdMap:
+    """Every id, unless this root is one of a user namespace that has fewer."""
+    count = idmap.identity().count
+    return IdMap("identity") if count >= _ALL_IDS else IdMap("subids", count)
 
 
 def _in_user_namespace(wishes: Wishes, reasons: list[str]) -> Environment | None:
@@ -106,14 +113,14 @@ def _inside(wishes: Wishes, reasons: list[str], maps: Maps) -> Environment:
         _own_mounts()
     except OSError as error:
         raise MapError(f"the user namespace has no privileges: {error.strerror}; {_denial()}") from error
-    if os.geteuid() == 0 and maps.writer == "direct" and maps.count > 1:
-        ids, text = IdMap("identity"), "all ids"
-        os.setgroups([])
-    elif maps.count > 1:
+    if maps.writer == "newuidmap":
         ids, text = IdMap("subids", maps.count), f"ids through newuidmap: {maps.count}"
-        os.setgroups([])
+    elif maps.count > 1:
+        ids, text = _ids_of_root(), "the ids of root here"
     else:
         ids, text = IdMap("single"), "one id"
+    if ids.kind != "single":
+        os.setgroups([])
     reasons.append(f"isolation: userns (user, mount, pid, ipc, uts namespaces; {text})")
     return _with_snapshots(wishes, reasons, ids, ("user",))
 

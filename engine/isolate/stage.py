@@ -55,6 +55,7 @@ class Stage:
         self._count = 0
         self._undo: list[Callable[[], None]] = []
         self._touched: list[_Touched] = []
+        self._moved: dict[tuple[int, int], str] = {}
 
     def make(self, spec: RunSpec, watch: Watch) -> None:
         """Puts everything in place; raises `OSError` or `IsolationError`. `remove` must be called in any case."""
@@ -183,6 +184,11 @@ class Stage:
             copy_tree(source, path)
             self._undo.append(lambda: _write_over(path, source))
             return
+        found = os.stat(source)
+        first = self._moved.setdefault((found.st_dev, found.st_ino), mount.target)
+        if first != mount.target:
+            os.symlink(os.path.join("/", first), path)  # its files can be in one place only
+            return
         os.mkdir(path)
         copy_metadata(source, path)
         self._note(source, path)
@@ -246,6 +252,8 @@ def _try_lock(fd: int, how: int) -> bool:
         fcntl.flock(fd, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:  # a filesystem without locks
+        return True
     return True
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 
 CLONE_NEWNS = 0x00020000
@@ -83,7 +82,7 @@ def unmount(target: str | bytes, flags: int = MNT_DETACH) -> None:
 
 def pivot_root(new: str, old: str) -> None:
     """pivot_root(2)."""
-    number = _SYS_PIVOT_ROOT.get(platform.machine())
+    number = _SYS_PIVOT_ROOT.get(os.uname().machine)
     if number is None:
         raise OSError(38, "pivot_root: not known on this processor")
     _check(_libc.syscall(number, _bytes(new), _bytes(old)), "pivot_root")

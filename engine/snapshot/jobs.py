@@ -15,7 +15,7 @@ from engine.image.digest import Digest
 from engine.isolate.base import IdMap
 from engine.isolate.copies import copy_metadata, remove_tree
 from engine.isolate.stage import recover
-from engine.layer.apply import Style, apply_changes, unpack
+from engine.layer.apply import Style, apply_changes, scan, unpack
 from engine.layer.entries import Change, Entry
 from engine.layer.index import IndexStore
 
@@ -48,7 +48,9 @@ def unpack_layer(task: UnpackTask) -> None:
     lock = os.open(lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.path.isdir(final) and IndexStore(Path(task.index_dir)).path(task.diff_id).exists():
+        if os.path.isdir(final):
+            if not IndexStore(Path(task.index_dir)).path(task.diff_id).exists():
+                scan(task.blob, str(task.diff_id), task.index_dir)
             return
         os.chmod(task.scratch, 0o755)
         done = unpack(task.blob, task.scratch, style=task.style, owners=task.ids.kind != "none", ids=task.ids,

@@ -22,7 +22,7 @@ from engine.isolate import syscalls
 from engine.isolate.base import Environment, RunSpec
 from engine.isolate.host import Host, Streams
 from engine.isolate.probe import Wishes, enter
-from engine.workers import wire
+from engine.workers import jobs, wire
 
 
 def main() -> None:
@@ -41,8 +41,11 @@ def main() -> None:
         return
     wire.send(channel, (True, environment))
     sys.path[:] = path
-    gc.freeze()
-    ForkServer(channel, environment, wishes).serve()
+    server = ForkServer(channel, environment, wishes)
+    gc.collect()
+    gc.freeze()  # what is not looked at need not be copied by those we fork
+    gc.disable()
+    server.serve()
 
 
 class ForkServer:
@@ -51,6 +54,7 @@ class ForkServer:
     def __init__(self, channel: socket.socket, environment: Environment, wishes: Wishes) -> None:
         self._channel = channel
         self._host = Host(environment, wishes.scratch)
+        self._supervise = _supervisor(environment)
         self._workers: set[int] = set()
         self._supervisors: set[int] = set()
         self._dying: set[int] = set()
@@ -97,12 +101,22 @@ class ForkServer:
                 self._workers.add(pid)
                 return pid
             case ("run", RunSpec() as spec):
-                pid = self._fork(fds, lambda: _supervise(spec, self._host, Streams(*fds)))
+                pid = self._fork(fds, lambda: self._run(spec, Streams(*fds)))
                 self._supervisors.add(pid)
                 return pid
             case ("end", int(pid)):
                 return self._end(pid)
         raise ValueError(f"unknown request {request!r}")
+
+    def _run(self, spec: RunSpec, streams: Streams) -> None:
+        """In a child: watches over a command, and reports how it ended on the control socket."""
+        control = socket.socket(fileno=os.dup(streams.control))
+        try:
+            answer: tuple[bool, object] = (True, self._supervise(spec, self._host, streams))
+        except Exception as error:
+            answer = (False, error)
+        with suppress(BrokenPipeError, ConnectionResetError):  # nobody waits any more
+            wire.send(control, answer)
 
     def _fork(self, keep: Iterable[int], what: Callable[[], None]) -> int:
         pid = os.fork()
@@ -158,21 +172,17 @@ def _close_others(keep: Iterable[int]) -> None:
 
 
 def _work(fd: int) -> None:
-    from engine.workers import jobs
-
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    gc.enable()
     jobs.serve(socket.socket(fileno=fd))
 
 
-def _supervise(spec: RunSpec, host: Host, streams: Streams) -> None:
-    if host.environment.isolation == "chroot":
-        from engine.isolate.chroot import supervise
-    else:
-        from engine.isolate.userns import supervise
-    control = socket.socket(fileno=os.dup(streams.control))
-    try:
-        answer: tuple[bool, object] = (True, supervise(spec, host, streams))
-    except Exception as error:
-        answer = (False, error)
-    with suppress(BrokenPipeError, ConnectionResetError):  # nobody waits any more
-        wire.send(control, answer)
+def _supervisor(environment: Environment) -> Callable[[RunSpec, Host, Streams], int]:
+    """What supervises a command here, imported before the first fork and not after each."""
+    if environment.isolation == "chroot":
+        from engine.isolate import chroot
+
+        return chroot.supervise
+    from engine.isolate import userns
+
+    return userns.supervise
