@@ -13,9 +13,12 @@ from typing import BinaryIO
 import anyio
 
 from engine.cache.flight import SingleFlight
+from engine.cache.session import CacheSession
 from engine.context.base import Context
 from engine.context.open import ContextOptions, open_context
 from engine.errors import EngineError, UsageError
+from engine.image.digest import Digest
+from engine.image.reference import OCI_LAYOUT
 from engine.output.base import Output
 from engine.output.make import make_outputs
 from engine.progress.events import Sink
@@ -23,9 +26,13 @@ from engine.progress.reporter import Reporter
 from engine.request import BuildRequest, BuildResult
 from engine.settings import Settings
 from engine.solve.build import build as solve_build
-from engine.solve.images import Images
+from engine.solve.images import BaseImage, Images
 from engine.solve.mechanisms import Job
+from engine.solve.state import GoneError
 from engine.wiring import Wiring
+
+MOST_GONE = 20
+"""Layers that a build can do without before it gives up on the cache."""
 
 
 class Engine:
@@ -57,26 +64,44 @@ class Engine:
         report = Reporter(sink, time.monotonic)
         try:
             async with AsyncExitStack() as stack:
-                job = self._job(self._wiring, request, report, stdin, stack)
-                outputs = await self._outputs(self._wiring, request, report)
-                result = await solve_build(job, request, outputs)
+                scratch = self._wiring.scratch.directory("build")
+                stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+                contexts = _Contexts(self._wiring, request, stdin, stack, scratch)
+                result = await self._attempts(self._wiring, request, report, contexts)
         except BaseException:
             report.ended(False)
             raise
         report.ended(True, str(result.digest))
         return result
 
-    def _job(self, wiring: Wiring, request: BuildRequest, report: Reporter, stdin: BinaryIO | None,
-             stack: AsyncExitStack) -> Job:  # fmt: skip
+    async def _attempts(self, wiring: Wiring, request: BuildRequest, report: Reporter, contexts: _Contexts) -> BuildResult:
+        """Builds; and again without what turned out to need a layer that is nowhere any more."""
+        gone: set[Digest] = set()
+        while True:
+            try:
+                async with wiring.cache(request, report.warn, gone) as cache:
+                    outputs = await self._outputs(wiring, request, report)
+                    return await solve_build(self._job(wiring, request, report, cache, contexts), request, outputs)
+            except GoneError as error:
+                if error.digest in gone or len(gone) == MOST_GONE:
+                    raise
+                gone.add(error.digest)
+                report.warn(f"layer blob {error.digest} is gone: what needs it is built anew")
+
+    @staticmethod
+    def _job(wiring: Wiring, request: BuildRequest, report: Reporter, cache: CacheSession, contexts: _Contexts) -> Job:
+        async def used(image: BaseImage) -> None:
+            if image.reference.registry != OCI_LAYOUT:
+                manifest = image.manifest.descriptor.digest
+                await cache.used_base(image.reference, manifest, [manifest, image.manifest.config.digest], image.state.chain)
+
         mechanisms = wiring.mechanisms
-        scratch = wiring.scratch.directory("build")
-        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-        contexts = _Contexts(wiring, request, stdin, stack, scratch)
-        images = Images(mechanisms.content, wiring.puller, mechanisms.blobs)
+        images = Images(mechanisms.content, wiring.puller, mechanisms.blobs, used)
         return Job(
-            mechanisms=mechanisms, images=images, report=report, scratch=scratch, context=contexts.open,
+            mechanisms=mechanisms, images=images, report=report, cache=cache, scratch=contexts.scratch, context=contexts.open,
             secrets=request.secrets, ssh=request.ssh, compression=request.compression,
             compression_level=request.compression_level, epoch=request.source_date_epoch, no_cache=request.no_cache,
+            share_all=request.cache_to is None or request.cache_to.mode == "max", explain=request.explain,
             environment=wiring.settings.environment,
         )  # fmt: skip
 
@@ -92,7 +117,7 @@ class _Contexts:
     """The contexts of one build, opened when first asked for and closed with it."""
 
     def __init__(self, wiring: Wiring, request: BuildRequest, stdin: BinaryIO | None, stack: AsyncExitStack, scratch: Path) -> None:
-        self._wiring, self._request, self._stdin, self._stack, self._scratch = wiring, request, stdin, stack, scratch
+        self._wiring, self._request, self._stdin, self._stack, self.scratch = wiring, request, stdin, stack, scratch
         self._open: dict[str, Context] = {}
         self._flight = SingleFlight()
 
@@ -107,7 +132,7 @@ class _Contexts:
         wiring, environment = self._wiring, self._wiring.settings.environment
         dockerfile = None if name else self._request.dockerfile
         keep = self._request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "").lower() in ("1", "t", "true")
-        options = ContextOptions(self._scratch, wiring.hasher, dockerfile, None if name else self._stdin, environment, keep,
+        options = ContextOptions(self.scratch, wiring.hasher, dockerfile, None if name else self._stdin, environment, keep,
                                  named=bool(name))  # fmt: skip
         context = await open_context(spec, options)
         self._stack.push_async_callback(context.aclose)

@@ -46,6 +46,15 @@ class SshSource:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheLocation:
+    """A cache beside the state directory: a repository in a registry. What is written with mode `min` is the steps whose layers
+    are the image's, with `max` all steps."""
+
+    repository: Reference
+    mode: Literal["min", "max"] = "min"
+
+
+@dataclass(frozen=True, slots=True)
 class BuildRequest:
     """One build. `context` is a directory, a tar file, a git or http URL, or `-` (then `stdin` is the tar's path or bytes).
 
@@ -72,6 +81,12 @@ class BuildRequest:
     compression: Compression = "gzip"
     compression_level: int | None = None
     source_date_epoch: int | None = None
+    cache_from: tuple[CacheLocation, ...] = ()
+    cache_to: CacheLocation | None = None
+    cache_scopes: tuple[str, ...] = ()
+    """Parts of the caches: the first is written, all are read. Without any, a cache's scope is the tag of its reference."""
+    explain: bool = False
+    """Say of each step where its result was found, or why it was not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,18 +12,25 @@ import anyio
 from anyio.abc import TaskGroup
 
 from engine import __version__
-from engine.cache.base import Cache
+from engine.cache.base import BulkCache
 from engine.cache.flight import FileLocks, SingleFlight
 from engine.cache.local import LocalCache
+from engine.cache.memory import MemoryCache
 from engine.cache.mounts import CacheMounts
+from engine.cache.registry import Locations, Place, RegistryCache
+from engine.cache.session import CacheSession
 from engine.content.faults import storing
+from engine.content.leases import Leases
 from engine.content.scratch import Scratch
 from engine.content.store import DirectoryStore
 from engine.context.digests import DigestStore
 from engine.context.hashing import Hasher
+from engine.errors import EngineError, StorageError
+from engine.image.digest import Digest
 from engine.image.reference import OCI_LAYOUT, Reference
 from engine.layer.index import IndexStore
 from engine.registry.layout import OciLayouts
+from engine.request import BuildRequest, CacheLocation
 from engine.settings import Settings
 from engine.solve.limits import Limiters
 from engine.solve.mechanisms import Mechanisms
@@ -63,19 +70,42 @@ class Wiring:
         self.hasher = Hasher(DigestStore(state / "digests.sqlite", time.time_ns), self.workers.call)
         self.locks = FileLocks(state / "locks")
         self.records = LocalCache(state / "cache", self.content, clock=self._clock)
+        self.memory = MemoryCache(self.content)
+        self.leases = Leases(state / "leases")
         self._stack.push_async_callback(self._close)
-        self.mechanisms = self._mechanisms(self.records, group)
+        self.mechanisms = self._mechanisms(group)
         return self
 
-    def _mechanisms(self, cache: Cache, group: TaskGroup) -> Mechanisms:
-        blobs = Blobs(self.content, self.puller)
+    def _mechanisms(self, group: TaskGroup) -> Mechanisms:
+        blobs = Blobs(self.content, self.puller, self.records.catalog)
         trees = Trees(self.indexes, blobs, self.content, self.workers)
         mounts = CacheMounts(self.settings.state_dir / "mounts", self.workers, self.locks)
         return Mechanisms(
             content=self.content, indexes=self.indexes, workers=self.workers, snapshots=self.snapshots, registry=self.registry,
-            cache=cache, cache_mounts=mounts, blobs=blobs, trees=trees, limiters=self.limiters, flight=SingleFlight(group),
-            clock=self._clock, network_files=network_files,
+            cache=self.records, locks=self.locks, cache_mounts=mounts, blobs=blobs, trees=trees, limiters=self.limiters,
+            flight=SingleFlight(group), clock=self._clock, network_files=network_files,
         )  # fmt: skip
+
+    @asynccontextmanager
+    async def cache(self, request: BuildRequest, warn: Callable[[str], None],
+                    gone: Collection[Digest] = ()) -> AsyncIterator[CacheSession]:  # fmt: skip
+        """The cache of one build. When it ends, what is still being written to a remote cache is waited for, within bounds."""
+        near: list[tuple[str, BulkCache]] = [("memory", self.memory), ("local", self.records)]
+        async with AsyncExitStack() as stack:
+            lease = await stack.enter_async_context(self.leases.hold())
+            remote = self._remote(request, warn)
+            if remote:
+                await stack.enter_async_context(remote)
+            yield CacheSession(self.content, self.records, near, lease, remote=remote, gone=gone, warn=warn)
+
+    def _remote(self, request: BuildRequest, warn: Callable[[str], None]) -> RegistryCache | None:
+        if not request.cache_from and request.cache_to is None:
+            return None
+        catalog = self.records.catalog
+        sources = [place for location in request.cache_from for place in _places(location, request.cache_scopes)]
+        target = _places(request.cache_to, request.cache_scopes)[0] if request.cache_to else None
+        return RegistryCache(self.registry, self.content, Locations(catalog.saw, catalog.origins), sources=sources,
+                             target=target, warn=warn, clock=self._clock)  # fmt: skip
 
     def registry(self) -> Registry:
         """The registry client, made (and aiohttp imported) when it is first needed."""
@@ -105,6 +135,7 @@ class Wiring:
                 environment = await self.workers.environment()
                 kind = OverlaySnapshotter if environment.snapshots == "overlay" else WalkSnapshotter
                 self._snapshots = kind(self.settings.state_dir, self.content, self.workers, self.indexes)
+                await self.scratch.reclaim(self.remove_tree)
         return self._snapshots
 
     async def remove_tree(self, path: Path) -> None:
@@ -117,9 +148,20 @@ class Wiring:
         with anyio.move_on_after(CLOSE_SECONDS, shield=True):
             if self._registry is not None:
                 await self._registry.aclose()
-            await self.records.aclose()
+            with suppress(StorageError):  # a last use that is not written down is no reason to fail a build
+                await self.records.aclose()
+            if self._snapshots is not None:  # only steps that ran can have left files of other owners
+                with suppress(EngineError):
+                    await self._snapshots.aclose()
+                await self.scratch.aclose(self.remove_tree)
             await self.workers.aclose()
             self.scratch.close()
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.__aexit__(None, None, None)
+
+
+def _places(location: CacheLocation, scopes: Sequence[str]) -> list[Place]:
+    """The parts of a cache repository that a build uses."""
+    tag = location.repository.tag or ""
+    return [Place(location.repository, scope) for scope in scopes or [tag if tag != "latest" else ""]]

@@ -24,13 +24,14 @@ class Record:
 
 
 class Cache(Protocol):
-    """Records by key. Records are immutable: the first one published under a key stays."""
+    """Records by key. Records are immutable: the first one published under a key stays, unless it is replaced by intent."""
 
     async def get(self, key: Digest) -> Record | None:
         """The record, if there is one and what it points to can still be had."""
 
-    async def put(self, record: Record) -> None:
-        """Publishes a record. A cache that cannot be written raises `StorageError`."""
+    async def put(self, *records: Record, replace: bool = False) -> None:
+        """Publishes records; with `replace` they take the place of those that there are (a build without cache wants to be what
+        later builds find). A cache that cannot be written raises `StorageError`."""
 
 
 class BulkCache(Cache, Protocol):

@@ -16,6 +16,9 @@ from engine.image.reference import Reference
 TRUST = 900.0
 """Seconds for which a blob that was seen in a registry is counted on without asking again."""
 
+_USE_PRECISION = 3600.0
+"""Seconds by which the last use of a base may be too early on record."""
+
 
 @dataclass(frozen=True, slots=True)
 class Base:
@@ -73,6 +76,12 @@ class Catalog:
         await self._database.execute(
             "REPLACE INTO bases (reference, digest, seen, used, needs) VALUES (?,?,?,?,?)",
             [(str(reference), str(digest), now, now, codec.encode([list(need) for need in needs]).decode())])
+
+    async def use_base(self, reference: Reference, digest: Digest, needs: Sequence[Name]) -> None:
+        """As `remember_base`, but writes nothing when that was done within the last hour."""
+        known = self.base(reference)
+        if known is None or known.digest != digest or self._clock() - known.used > _USE_PRECISION:
+            await self.remember_base(reference, digest, needs)
 
     async def used_bases(self, references: Iterable[Reference]) -> None:
         """Notes that references were used without being asked about anew."""

@@ -72,23 +72,20 @@ class LocalCache:
                     self._used[row[0]] = now
         return found
 
-    async def put(self, record: Record) -> None:
-        """Publishes a record; the first one under a key stays, unless its layer is gone. Raises `StorageError`."""
+    async def put(self, *records: Record, replace: bool = False) -> None:
+        """Publishes records in one transaction; the first one under a key stays, unless its layer is gone or it is to be
+        replaced. Raises `StorageError`."""
         now = self._clock()
-        row = rows.to_row(record, now)
-        packed = rows.pack(record.ingredients)
-        name = row[0]
+        new = [(rows.to_row(record, now), rows.pack(record.ingredients)) for record in records]
         used, gone = self._take_notes()
 
         def job(connection: Connection) -> None:
             self._write_notes(connection, used, gone)
-            stored = connection.execute(f"SELECT {rows.COLUMNS} FROM records WHERE key = ?", (name,)).fetchone()
-            if stored is not None:
-                earlier = rows.from_row(stored, {})
-                if stored == row[:-1] or (earlier is not None and self._is_here(earlier)):
-                    return
-            connection.execute("REPLACE INTO records (key, step, created, blob, size, layer, used) VALUES (?,?,?,?,?,?,?)", row)
-            connection.execute("REPLACE INTO ingredients (key, packed) VALUES (?, ?)", (name, packed))
+            for row, packed in new:
+                if replace or not self._stays(connection, row):
+                    connection.execute("REPLACE INTO records (key, step, created, blob, size, layer, used) "
+                                       "VALUES (?,?,?,?,?,?,?)", row)
+                    connection.execute("REPLACE INTO ingredients (key, packed) VALUES (?, ?)", (row[0], packed))
 
         await self._database.write(job)
 
@@ -140,6 +137,14 @@ class LocalCache:
             return rows.unpack(found[0][0]) if found else {}
 
         return rows.LazyIngredients(load)
+
+    def _stays(self, connection: Connection, row: tuple[Any, ...]) -> bool:
+        """Whether what is stored under the key of a new row is to be kept."""
+        stored = connection.execute(f"SELECT {rows.COLUMNS} FROM records WHERE key = ?", (row[0],)).fetchone()
+        if stored is None:
+            return False
+        earlier = rows.from_row(stored, {})
+        return bool(stored == row[:-1]) or (earlier is not None and self._is_here(earlier))
 
     def _is_here(self, record: Record) -> bool:
         return record.layer is None or self._content.size(record.layer.blob.digest) == record.layer.blob.size

@@ -33,9 +33,10 @@ class MemoryCache:
         """The records there are for some keys."""
         return {key: record for key in keys if (record := await self.get(key))}
 
-    async def put(self, record: Record) -> None:
-        """Keeps a record unless there is one under its key."""
-        if await self.get(record.key) is None:
-            self._records[record.key] = record
-            if len(self._records) > self._limit:
-                self._records.popitem(last=False)
+    async def put(self, *records: Record, replace: bool = False) -> None:
+        """Keeps records, those whose keys have one already only if that is to be replaced."""
+        for record in records:
+            if replace or await self.get(record.key) is None:
+                self._records[record.key] = record
+                if len(self._records) > self._limit:
+                    self._records.popitem(last=False)

@@ -70,7 +70,7 @@ class RegistryCache:
     """The registry tier of one build: reads `sources` in their order, writes to `target` if there is one.
 
     An async context manager: `put` pushes in the background, leaving the block waits for that within `Patience.drain` and
-    gives up the rest. `warn` gets sentences for people. `clock` gives seconds since the epoch.
+    gives up the rest. `target` is where it writes. `warn` gets sentences for people. `clock` gives seconds since the epoch.
     """
 
     def __init__(self, registry: Callable[[], Registry], content: ContentStore, locations: Locations, *,
@@ -79,14 +79,16 @@ class RegistryCache:
         self._registry = registry
         self._content = content
         self._locations = locations
-        self._target = target
+        self.target = target
         self._warn = warn
         self._patience = patience or Patience()
         self._clock = clock
         self._lookups = anyio.CapacityLimiter(LOOKUPS)
         self._group: TaskGroup | None = None
         self._pushing = 0
+        self._pushed = anyio.Event()
         self._config_there = False
+        self._there: set[Digest] = set()
         self._sources = [(place, self._breaker("read", place, self._patience.lookup)) for place in sources]
         self._target_breaker = self._breaker("write", target, self._patience.push) if target else None
 
@@ -110,11 +112,21 @@ class RegistryCache:
             found |= here
         return found
 
-    async def put(self, record: Record) -> None:
-        """Begins to publish a record; returns at once. Without effect when there is no target, or outside of the block."""
-        if self._target and self._target_breaker and not self._target_breaker.open and self._group:
-            self._pushing += 1
-            self._group.start_soon(self._publish, self._target, self._target_breaker, record)
+    async def put(self, *records: Record, replace: bool = False) -> None:
+        """Begins to publish records; returns at once. Without effect when there is no target, or outside of the block."""
+        for record in records:
+            if record.key in self._there and not replace:
+                continue
+            if self.target and self._target_breaker and not self._target_breaker.open and self._group:
+                self._there.add(record.key)
+                self._pushing += 1
+                self._group.start_soon(self._publish, self.target, self._target_breaker, record, replace)
+
+    async def settle(self) -> None:
+        """Waits for what is being pushed, no longer than `Patience.drain`: what the cache has then can be mounted from it."""
+        with anyio.move_on_after(self._patience.drain):
+            while self._pushing and self._group is not None:
+                await self._pushed.wait()
 
     async def __aenter__(self) -> RegistryCache:
         self._group = await anyio.create_task_group().__aenter__()
@@ -128,8 +140,8 @@ class RegistryCache:
             return await group.__aexit__(kind, error, traceback)
         group.cancel_scope.deadline = anyio.current_time() + self._patience.drain
         await group.__aexit__(None, None, None)
-        if self._target and self._pushing:
-            self._warn(f"cache {self._target.repository.name}: {self._pushing} entries were not written within "
+        if self.target and self._pushing:
+            self._warn(f"cache {self.target.repository.name}: {self._pushing} entries were not written within "
                        f"{self._patience.drain:g} seconds after the build")
         return None
 
@@ -146,19 +158,24 @@ class RegistryCache:
                     record = entries.from_manifest(fetched.manifest, key)
                     if self._clock() - record.created <= self._patience.ttl:
                         found[key] = record
+                        if place == self.target:
+                            self._there.add(key)
 
-    async def _publish(self, place: Place, breaker: Breaker, record: Record) -> None:
+    async def _publish(self, place: Place, breaker: Breaker, record: Record, replace: bool) -> None:
         if not breaker.open:
             try:
                 async with _guarded(breaker, self._patience.push):
-                    await self._push(place, record)
+                    await self._push(place, record, replace)
             except EngineError as error:  # a push that finds nothing or meets broken content has failed too
                 breaker.failed(str(error))
         self._pushing -= 1
+        if not self._pushing:
+            self._pushed.set()
+            self._pushed = anyio.Event()
 
-    async def _push(self, place: Place, record: Record) -> None:
+    async def _push(self, place: Place, record: Record, replace: bool) -> None:
         registry, entry = self._registry(), place.entry(record.key)
-        if await self._is_there(registry, entry, record.key):
+        if not replace and await self._is_there(registry, entry, record.key):
             return
         if record.layer and not await self._push_blob(registry, place.repository, record.layer.blob):
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from engine.cache.base import BulkCache, Record
@@ -50,27 +50,27 @@ class TieredCache:
             except EngineError as error:
                 self._warn(f"{name} cache: {error}")
                 continue
-            for key, record in records.items():
-                found[key] = Hit(record, name)
-                await self._fill(index, record)
+            found |= {key: Hit(record, name) for key, record in records.items()}
+            if records:
+                await self._fill(index, records.values())
             missing = [key for key in missing if key not in found]
         return found
 
-    async def put(self, record: Record) -> None:
-        """Publishes a record in all tiers. When one of them fails the others are written all the same, and its error is raised
+    async def put(self, *records: Record, replace: bool = False) -> None:
+        """Publishes records in all tiers. When one of them fails the others are written all the same, and its error is raised
         then."""
         failure: EngineError | None = None
         for _, tier in self._tiers:
             try:
-                await tier.put(record)
+                await tier.put(*records, replace=replace)
             except EngineError as error:
                 failure = failure or error
         if failure:
             raise failure
 
-    async def _fill(self, below: int, record: Record) -> None:
+    async def _fill(self, below: int, records: Collection[Record]) -> None:
         for name, tier in self._tiers[:below]:
             try:
-                await tier.put(record)
+                await tier.put(*records)
             except EngineError as error:
                 self._warn(f"{name} cache: {error}")

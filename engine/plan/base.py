@@ -97,6 +97,11 @@ class Step:
     no_cache: bool = False
 
     @property
+    def text(self) -> str:
+        """The instruction alone, without where it stands: the same in every Dockerfile."""
+        return self.name.partition("] ")[2] if self.name.startswith("[") else self.name
+
+    @property
     def sources(self) -> tuple[Source, ...]:
         """What it reads from beside its parent."""
         if isinstance(self.op, RunOp):

@@ -58,6 +58,21 @@ class StepFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class StepExplained:
+    """Where the cache had a step's result, or why it had none. `tier` is `memory`, `local` or `registry`, empty for a miss;
+    `key` the digest it was looked for under; `age` how many seconds ago the result was made, 0 for a miss; `reasons` what changed
+    since the most similar earlier result."""
+
+    time: float
+    step: str
+    name: str
+    tier: str
+    key: str
+    age: float = 0.0
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something the user should know that does not stop the build. `rule` is a linter rule's name, or empty."""
 
@@ -84,5 +99,5 @@ class BuildFinished:
     digest: str = ""
 
 
-Event = BuildStarted | StepStarted | StepOutput | StepProgress | StepFinished | Warned | Note | BuildFinished
+Event = BuildStarted | StepStarted | StepOutput | StepProgress | StepFinished | StepExplained | Warned | Note | BuildFinished
 Sink = Callable[[Event], None]

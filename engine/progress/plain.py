@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from engine.progress import units
+from engine.progress import explained, units
 from engine.progress.events import (
     BuildFinished,
     Event,
     Note,
+    StepExplained,
     StepFinished,
     StepOutput,
     StepProgress,
@@ -71,6 +72,8 @@ class PlainRenderer:
                 self._transfer(event)
             case StepFinished():
                 self._finish(event)
+            case StepExplained():
+                self._explain(event)
             case Warned():
                 self._notices.add(event)
             case Note():
@@ -145,6 +148,11 @@ class PlainRenderer:
         amount = units.size(event.total) + " done" if complete else units.transferred(event.done, event.total)
         self._current = self._speaking(event.step, event.time)
         self._write([f"#{step.number} {clean(event.what, colour=False)} {amount}"])
+
+    def _explain(self, event: StepExplained) -> None:
+        step = self._speaking(event.step, event.time)
+        self._current = step
+        self._write([f"#{step.number} {line}" for line in explained.lines(event)])
 
     def _finish(self, event: StepFinished) -> None:
         step = self._speaking(event.step, event.time)

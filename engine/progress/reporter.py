@@ -11,6 +11,7 @@ from engine.progress.events import (
     Event,
     Note,
     Sink,
+    StepExplained,
     StepFinished,
     StepOutput,
     StepProgress,
@@ -57,6 +58,11 @@ class Reporter:
                  detail: str = "") -> None:  # fmt: skip
         """A step ended."""
         self._emit(StepFinished(self.now, step, status, error, detail))
+
+    def explained(self, step: str, name: str, key: str, *, tier: str = "", age: float = 0.0,
+                  reasons: tuple[str, ...] = ()) -> None:  # fmt: skip
+        """Where a step's result was found, or why it was not."""
+        self._emit(StepExplained(self.now, step, name, tier, key, age, reasons))
 
     def warn(self, message: str, rule: str = "", line: int = 0) -> None:
         """Something the user should know; said once a build."""

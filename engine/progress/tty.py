@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from engine.progress import units
+from engine.progress import explained, units
 from engine.progress.events import (
     BuildFinished,
     BuildStarted,
     Event,
     Note,
+    StepExplained,
     StepFinished,
     StepOutput,
     StepProgress,
@@ -78,6 +79,9 @@ class TtyRenderer:
                 self._finish(event)
             case BuildStarted():
                 self._total = max(self._total, event.steps)
+            case StepExplained():
+                self._scrolled += [self._paint(_FAINT, f" {clean(event.name, colour=False)}: {line}")
+                                   for line in explained.lines(event)]  # fmt: skip
             case Warned():
                 self._notices.add(event)
             case Note():

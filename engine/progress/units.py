@@ -22,6 +22,15 @@ def transferred(done: int, total: int) -> str:
     return f"{size(done)} / {size(total)}" if total else size(done)
 
 
+def age(seconds: float) -> str:
+    """`40 seconds`, `3 minutes`, `2 days`: a time that has passed, to the unit that says most."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return f"{max(int(seconds), 0)} seconds"
+
+
 def duration(seconds: float) -> str:
     """`0.1s`, `75.0s`; never negative."""
     return f"{max(seconds, 0.0):.1f}s"

@@ -56,6 +56,9 @@ async def build(job: Job, request: BuildRequest, outputs: Sequence[Output]) -> B
         raise _engine_error(group) from None
     built = bundle(tuple(i for i in images if i), request.tags, indexed=len(plans) > 1, annotations=request.annotations)
     await _write(job, built, outputs)
+    if any(output.kind == "registry" for output in request.outputs):
+        blobs = dict.fromkeys(layer.blob.digest for image in built.images for layer in image.layers)
+        await job.cache.pushed(request.tags, built.top.digest, list(blobs))
     return _result(built, Counts(sum(c.cached for c in counts), sum(c.ran for c in counts)))
 
 
@@ -120,7 +123,9 @@ async def _image(job: Job, request: BuildRequest, plan: Plan, text: str, prefix:
     work = PlanWork(plan, job, text, prefix)
     states = await solve(plan, work)
     chain = states[plan.result].chain
-    origins = {layer.blob.digest: o for layer in chain if (o := job.mechanisms.blobs.origin(layer.blob.digest))}
+    near = {tag.registry for tag in request.tags}
+    await job.cache.settle(near)
+    origins = {layer.blob.digest: o for layer in chain if (o := job.mechanisms.blobs.origin(layer.blob.digest, near))}
     image = assemble(plan, states, origins=origins, annotations=request.annotations, epoch=job.epoch,
                      base_created=plan.config.created)  # fmt: skip
     return image, Counts(work.cached, work.ran)

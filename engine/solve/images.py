@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -36,12 +36,15 @@ class BaseImage:
 
 
 class Images:
-    """Resolves references, each once a build; manifests and configs are kept in the content store, tags are asked for anew."""
+    """Resolves references, each once a build; manifests and configs are kept in the content store, tags are asked for anew.
+    `used` is told of each image."""
 
-    def __init__(self, content: ContentStore, puller: Callable[[Reference], Puller], blobs: Blobs) -> None:
+    def __init__(self, content: ContentStore, puller: Callable[[Reference], Puller], blobs: Blobs,
+                 used: Callable[[BaseImage], Awaitable[None]] | None = None) -> None:  # fmt: skip
         self._content = content
         self._puller = puller
         self._blobs = blobs
+        self._used = used
         self._known: dict[tuple[Reference, Platform], BaseImage] = {}
         self._flight: SingleFlight = SingleFlight()
 
@@ -72,7 +75,10 @@ class Images:
             raise
         for descriptor in manifest.layers:
             self._blobs.remember(reference, descriptor)
-        return BaseImage(reference, manifest, config)
+        image = BaseImage(reference, manifest, config)
+        if self._used:
+            await self._used(image)
+        return image
 
     @staticmethod
     def _check(config: ImageConfig, manifest: Manifest, platform: Platform) -> None:

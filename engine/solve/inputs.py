@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio.to_thread
 
+from engine.cache.flight import SingleFlight
 from engine.context.base import Context
 from engine.dockerfile.instructions import Heredoc
 from engine.layer.base import FileTree
@@ -16,7 +17,7 @@ from engine.layer.entries import Change, Entry
 from engine.layer.hashing import hash_ranges
 from engine.layer.tree import Tree
 from engine.plan.base import CopyOp, Source
-from engine.solve.copying.digest import copied_digest_items
+from engine.solve.copying.digest import copied_digest_items, copied_listing
 from engine.solve.copying.draft import EmptyTree
 from engine.solve.copying.plan import CopyPlan
 from engine.solve.copying.request import Copied, CopyRequest
@@ -59,28 +60,48 @@ class FileSelection:
         return cls(CopyRequest((_encode(path),), b"/", b"/", keep_owner=True))
 
 
+@dataclass(frozen=True, slots=True)
+class FilesKey:
+    """What a step takes from somewhere: a digest of it, and for people each file with a checksum, made when it is asked for."""
+
+    digest: str
+    listing: Callable[[], Mapping[str, str]] = dict
+
+
 class Inputs:
     """The inputs of one plan's steps. What was downloaded for a key is not downloaded again for the step."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._known: dict[tuple[str, FileSelection], FilesKey] = {}
+        self._flight = SingleFlight()
         self.remotes = Remotes(job)
 
-    async def context_digest(self, name: str, selection: FileSelection) -> str:
-        """A digest of what a step takes from a context, and from the network."""
-        parts = [await self.remotes.identity(url, selection.checksum, selection.keep_git_dir) for url in selection.remote]
-        if selection.request.sources:
-            context = await self._job.context(name)
-            copied = await anyio.to_thread.run_sync(_plan, selection.request, context.tree)
-            parts.append(_digest(copied, await context.digests(list(_files(copied)))))
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    async def context_files(self, name: str, selection: FileSelection) -> FilesKey:
+        """What a step takes from a context, and from the network; found out once."""
+        key = (name, selection)
+        if key not in self._known:
+            self._known[key] = await self._flight.run(key, lambda: self._context_files(name, selection))
+        return self._known[key]
 
-    async def state_digest(self, state: State, selection: FileSelection) -> str:
-        """A digest of what a step takes from another state: equal for equal files, whatever layers they lie in."""
+    async def _context_files(self, name: str, selection: FileSelection) -> FilesKey:
+        urls = {url: await self.remotes.identity(url, selection.checksum, selection.keep_git_dir) for url in selection.remote}
+        parts = list(urls.values())
+        if not selection.request.sources:
+            return FilesKey(_joined(parts), lambda: urls)
+        context = await self._job.context(name)
+        copied = await anyio.to_thread.run_sync(_plan, selection.request, context.tree)
+        digests = await context.digests(list(_files(copied)))
+        parts.append(_digest(copied, digests))
+        return FilesKey(_joined(parts), lambda: urls | copied_listing(copied, digests))
+
+    async def state_files(self, state: State, selection: FileSelection) -> FilesKey:
+        """What a step takes from another state: equal for equal files, whatever layers they lie in."""
         tree = await self._job.mechanisms.trees.tree(state.chain)
         copied = await anyio.to_thread.run_sync(_plan, selection.request, tree)
         unknown = [c.from_path for c in copied if c.from_path is not None and c.entry.size and not c.entry.digest]
-        return _digest(copied, await self._hashed(state, tree, unknown))
+        digests = await self._hashed(state, tree, unknown)
+        return FilesKey(_digest(copied, digests), lambda: copied_listing(copied, digests))
 
     async def _hashed(self, state: State, tree: Tree, paths: Sequence[bytes]) -> dict[bytes, str]:
         if not paths:
@@ -133,3 +154,7 @@ def _digest(copied: Iterable[Copied], digests: Mapping[bytes, str]) -> str:
     for item in copied_digest_items(copied, digests):
         digest.update(item)
     return digest.hexdigest()
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -17,7 +17,8 @@ from engine.image.digest import Digest
 from engine.layer.base import chain_id
 from engine.plan.base import SCRATCH, CopyOp, ImageSource, Plan, RunOp, Source, Step
 from engine.plan.keys import KeyBuilder
-from engine.solve.inputs import FileSelection, Inputs
+from engine.solve.explain import BY
+from engine.solve.inputs import FileSelection, FilesKey, Inputs
 from engine.solve.mechanisms import Job
 from engine.solve.state import State
 
@@ -27,13 +28,22 @@ VERSION = "1"
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A digest, and what it was made of, by name, for people."""
+    """A digest, and what it was made of: `shown` by name, `listings` of files by what their names begin with."""
 
     digest: Digest
-    ingredients: Mapping[str, str]
+    shown: Mapping[str, str]
+    listings: tuple[tuple[str, FilesKey], ...] = ()
+
+    @property
+    def ingredients(self) -> dict[str, str]:
+        """All of it for people. It is worked out when it is asked for: hits are many, and need none."""
+        out = dict(self.shown)
+        for prefix, files in self.listings:
+            out |= {f"{prefix}file {path}": checksum for path, checksum in files.listing().items()}
+        return out
 
 
-SourceKey = Callable[[Source, FileSelection], Awaitable[str]]
+SourceKey = Callable[[Source, FileSelection], Awaitable[FilesKey]]
 
 
 class Keys:
@@ -60,42 +70,52 @@ class Keys:
             image = await self._job.images.resolve(node.reference, node.platform)
             return _state_key(image.config.diff_ids)
 
-        async def source_key(source: Source, selection: FileSelection) -> str:
+        async def source_key(source: Source, selection: FileSelection) -> FilesKey:
             if source.state is not None:
-                return str((await self.definition(source.state)).digest)
-            return await self._inputs.context_digest(source.context, selection)
+                return FilesKey(str((await self.definition(source.state)).digest))
+            return await self._inputs.context_files(source.context, selection)
 
-        return await self._key(node, str((await self.definition(node.parent)).digest), source_key)
+        return await self._key(node, "definition", (await self.definition(node.parent)).digest, source_key)
 
     async def content(self, step: Step, states: Mapping[str, State]) -> Key:
         """The key of a step by what the states it needs are."""
 
-        async def source_key(source: Source, selection: FileSelection) -> str:
+        async def source_key(source: Source, selection: FileSelection) -> FilesKey:
             if source.state is not None:
-                return await self._inputs.state_digest(states[source.state], selection)
-            return await self._inputs.context_digest(source.context, selection)
+                return await self._inputs.state_files(states[source.state], selection)
+            return await self._inputs.context_files(source.context, selection)
 
         parent = _state_key(tuple(layer.diff_id for layer in states[step.parent].chain))
-        return await self._key(step, str(parent.digest), source_key)
+        return await self._key(step, "content", parent.digest, source_key)
 
-    async def _key(self, step: Step, parent: str, source_key: SourceKey) -> Key:
+    async def _key(self, step: Step, by: str, parent: Digest, source_key: SourceKey) -> Key:
         op = step.op
         builder = KeyBuilder(VERSION, type(op).__name__)
         if not (isinstance(op, CopyOp) and op.link and _numeric(op.chown)):
-            builder.add("parent", parent)
+            builder.add("parent", str(parent)).explain("parent", await self._parent(step.parent, parent))
         builder.add("platform", str(step.platform))
         if self._job.epoch is not None and not isinstance(op, RunOp):
             builder.add("epoch", self._job.epoch)
+        listings: list[tuple[str, FilesKey]] = []
         if isinstance(op, RunOp):
-            await self._add_run(builder, op, source_key)
+            await self._add_run(builder, op, source_key, listings)
         elif isinstance(op, CopyOp):
-            await self._add_copy(builder, op, source_key)
+            await self._add_copy(builder, op, source_key, listings)
         else:
             builder.add("path", op.path)
             builder.add("user", op.user)
-        return Key(builder.digest(), builder.ingredients)
+        return Key(builder.digest(), {**builder.ingredients, BY: by}, tuple(listings))
 
-    async def _add_run(self, builder: KeyBuilder, op: RunOp, source_key: SourceKey) -> None:
+    async def _parent(self, id: str, key: Digest) -> str:
+        """What a step works on, for people: what it is called, and which it is."""
+        node = self._nodes.get(id)
+        if isinstance(node, ImageSource):
+            image = await self._job.images.resolve(node.reference, node.platform)
+            return f"image {node.reference.familiar} {image.manifest.descriptor.digest}"
+        return f"{node.text if node else 'scratch'} {key}"
+
+    @staticmethod
+    async def _add_run(builder: KeyBuilder, op: RunOp, source_key: SourceKey, listings: list[tuple[str, FilesKey]]) -> None:
         builder.add("command", list(op.argv))
         builder.add("script", op.script)
         for name, value in op.env:
@@ -109,9 +129,12 @@ class Keys:
             builder.add(f"mount {n}", [type(mount.spec).__name__, *fields])
             if mount.source is not None:
                 whole = FileSelection.tree(getattr(mount.spec, "source", "") or "/")
-                builder.add(f"mount {n} files", await source_key(mount.source, whole))
+                files = await source_key(mount.source, whole)
+                builder.add(f"mount {n} files", files.digest)
+                listings.append((f"mount {n} ", files))
 
-    async def _add_copy(self, builder: KeyBuilder, op: CopyOp, source_key: SourceKey) -> None:
+    @staticmethod
+    async def _add_copy(builder: KeyBuilder, op: CopyOp, source_key: SourceKey, listings: list[tuple[str, FilesKey]]) -> None:
         builder.add("add", op.add)
         builder.add("sources", list(op.sources))
         builder.add("destination", op.destination)
@@ -124,7 +147,9 @@ class Keys:
         for heredoc in op.heredocs:
             builder.add(f"heredoc {heredoc.name}", heredoc.content)
         if op.sources:
-            builder.add("files", await source_key(op.source, FileSelection.copy(op)))
+            files = await source_key(op.source, FileSelection.copy(op))
+            builder.add("files", files.digest)
+            listings.append(("", files))
 
 
 def _numeric(chown: str) -> bool:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.cache.base import Cache
-from engine.cache.flight import SingleFlight
+from engine.cache.flight import FileLocks, SingleFlight
 from engine.cache.mounts import CacheMounts
+from engine.cache.session import CacheSession
 from engine.content.base import ContentStore
 from engine.context.base import Context
 from engine.errors import SecretError
@@ -37,6 +38,9 @@ class Mechanisms:
     snapshots: Callable[[], Awaitable[Snapshotter]]
     registry: Callable[[], Registry]
     cache: Cache
+    """The records of this machine. Steps use the cache of their `Job`, which is more than that."""
+    locks: FileLocks
+    """Locks between processes: of steps, among others."""
     cache_mounts: CacheMounts
     blobs: Blobs
     trees: Trees
@@ -50,11 +54,13 @@ class Mechanisms:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One build. `context(name)` opens a context when it is first asked for; `""` is the build context."""
+    """One build. `context(name)` opens a context when it is first asked for; `""` is the build context. With `share_all` a remote
+    cache gets the results of all steps, and not only of those whose layers are the image's."""
 
     mechanisms: Mechanisms
     images: Images
     report: Reporter
+    cache: CacheSession
     scratch: Path
     context: Callable[[str], Awaitable[Context]]
     secrets: Mapping[str, SecretSource] = field(default_factory=dict)
@@ -63,6 +69,8 @@ class Job:
     compression_level: int | None = None
     epoch: int | None = None
     no_cache: bool = False
+    share_all: bool = True
+    explain: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     """Proxies, certificates and the SSH agent, for what is fetched for the build."""
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 from engine.cache.flight import SingleFlight
 from engine.content.base import ContentStore
 from engine.content.faults import storing
-from engine.errors import ContentError
+from engine.errors import ContentError, EngineError, NotFoundError, RegistryError, StorageError
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest
 from engine.image.reference import Reference
@@ -36,47 +37,79 @@ class State:
         return State((*self.chain, layer), created) if layer else self
 
 
+class GoneError(ContentError):
+    """A layer's blob that is nowhere any more: not in the state directory, nor in a repository that was known to have it."""
+
+    def __init__(self, digest: Digest) -> None:
+        super().__init__(f"layer blob {digest} is gone from the state directory and nobody else is known to have it",
+                         hint="build again with --no-cache")  # fmt: skip
+        self.digest = digest
+
+
+class Locations(Protocol):
+    """What is remembered of where blobs lie (`engine.cache.catalog.Catalog` is one)."""
+
+    def origins(self, blob: Digest) -> Sequence[Reference]:
+        """The repositories in which a blob was seen, the latest first."""
+
+    async def missed(self, repository: Reference, blobs: Iterable[Digest]) -> None:
+        """Forgets that a repository has some blobs."""
+
+
 class Blobs:
     """Gets layer blobs into the content store, each once, from wherever they are known to lie."""
 
-    def __init__(self, content: ContentStore, puller: Callable[[Reference], Puller]) -> None:
+    def __init__(self, content: ContentStore, puller: Callable[[Reference], Puller], locations: Locations) -> None:
         self._content = content
         self._puller = puller
-        self._origins: dict[Digest, tuple[Reference, Descriptor]] = {}
+        self._locations = locations
+        self._origins: dict[Digest, Reference] = {}
         self._flight: SingleFlight = SingleFlight()
 
     def remember(self, reference: Reference, descriptor: Descriptor) -> None:
         """Notes that a repository has a blob."""
-        self._origins.setdefault(descriptor.digest, (reference, descriptor))
+        self._origins.setdefault(descriptor.digest, reference)
 
-    def origin(self, digest: Digest) -> Reference | None:
-        """A repository that is known to have a blob."""
-        known = self._origins.get(digest)
-        return known[0] if known else None
+    def origin(self, digest: Digest, near: Collection[str] = ()) -> Reference | None:
+        """A repository that is known to have a blob, if there is one then one of the `near` registries: those can mount it."""
+        known = self._known(digest)
+        return next((reference for reference in known if reference.registry in near), known[0] if known else None)
 
     async def ensure(self, blob: Descriptor, progress: FetchProgress | None = None) -> None:
-        """Makes the blob be in the content store; raises `RegistryError` or `ContentError`."""
-        if not self._content.has(blob.digest):
+        """Makes the blob be in the content store; raises `RegistryError`, or `GoneError` if nobody has it."""
+        if self._content.size(blob.digest) != blob.size:
             await self._flight.run(blob.digest, lambda: self._fetch(blob, progress))
 
+    def _known(self, digest: Digest) -> list[Reference]:
+        first = self._origins.get(digest)
+        return [*([first] if first else ()), *self._locations.origins(digest)]
+
     async def _fetch(self, blob: Descriptor, progress: FetchProgress | None) -> None:
-        if self._content.has(blob.digest):
+        if self._content.size(blob.digest) == blob.size:
             return
-        known = self._origins.get(blob.digest)
-        if known is None:
-            raise ContentError(f"layer blob {blob.digest} is gone from the state directory and nobody else is known to have it",
-                               hint="build again with --no-cache")  # fmt: skip
-        reference, descriptor = known
+        failure: EngineError = GoneError(blob.digest)
+        for reference in self._known(blob.digest):
+            try:
+                return await self._download(reference, blob, progress)
+            except NotFoundError:
+                self._origins.pop(blob.digest, None)
+                with suppress(StorageError):
+                    await self._locations.missed(reference, [blob.digest])
+            except RegistryError as error:
+                failure = error
+        raise failure
+
+    async def _download(self, reference: Reference, blob: Descriptor, progress: FetchProgress | None) -> None:
         # The client digests what arrives: the writer does not do it again.
-        with self._content.writer(expected=blob.digest, size=descriptor.size, written_elsewhere=True) as writer:
+        with self._content.writer(expected=blob.digest, size=blob.size, written_elsewhere=True) as writer:
             done = 0
             with storing(writer.path), writer.path.open("wb", buffering=0) as file:
-                async with aclosing(self._puller(reference).blob(reference, descriptor)) as parts:
+                async with aclosing(self._puller(reference).blob(reference, blob)) as parts:
                     async for data in parts:
                         file.write(data)
                         done += len(data)
                         if progress:
-                            progress(descriptor, done)
+                            progress(blob, done)
             writer.commit(blob.digest, done)
 
 

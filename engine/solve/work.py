@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engine.cache.base import Record
+from engine.cache.flight import once
+from engine.cache.tiers import Hit
 from engine.errors import EngineError, StorageError
 from engine.layer.base import Layer
 from engine.plan.base import CopyOp, ImageSource, Plan, RunOp, Step
 from engine.solve.driver import Node
+from engine.solve.explain import reasons
 from engine.solve.inputs import Inputs
 from engine.solve.keys import Key, Keys
 from engine.solve.mechanisms import Job
@@ -23,11 +26,11 @@ from engine.solve.steps.workdir import workdir
 class FoundRecord:
     """A cache record as the driver sees it."""
 
-    record: Record
+    hit: Hit
 
     def on(self, parent: State) -> State:
         """The parent's state and the recorded layer."""
-        return parent.grown(self.record.layer, self.record.created)
+        return parent.grown(self.hit.record.layer, self.hit.record.created)
 
 
 class PlanWork:
@@ -39,6 +42,8 @@ class PlanWork:
         self._prefix = prefix
         self._inputs = Inputs(job)
         self._keys = Keys(plan, job, self._inputs)
+        self._hits: dict[str, Hit] = {}
+        self._final = _line(plan)
         self.cached = 0
         self.ran = 0
 
@@ -51,20 +56,26 @@ class PlanWork:
         except EngineError as error:
             self._failed(node, error)
             raise
-        record = await self._job.mechanisms.cache.get(key.digest)
-        return FoundRecord(record) if record else None
+        hit = await self._find(node, key)
+        if hit is None:
+            return None
+        self._hits[node.id] = hit
+        return FoundRecord(hit)
 
     def settled(self, node: Node) -> None:
         """Says that a step was cached."""
         self.cached += 1
         if isinstance(node, Step):
             self._job.report.step(self._id(node), self._prefix + node.name)
+            self._explain_hit(node, self._hits[node.id])
             self._job.report.finished(self._id(node), "cached")
 
     async def execute(self, node: Node, states: Mapping[str, State]) -> State:
         """A node's state: an image resolved, or a step found by content or run."""
         if isinstance(node, ImageSource):
-            return (await self._job.images.resolve(node.reference, node.platform)).state
+            state = (await self._job.images.resolve(node.reference, node.platform)).state
+            await self._job.cache.protect(state.chain)
+            return state
         async with self._job.mechanisms.limiters.steps:
             self._job.report.step(self._id(node), self._prefix + node.name)
             try:
@@ -87,30 +98,35 @@ class PlanWork:
         return f"{self._prefix}{node.id}"
 
     async def _step(self, step: Step, states: Mapping[str, State]) -> State:
-        mechanisms = self._job.mechanisms
-        parent = states[step.parent]
-        if not step.no_cache:
-            content = await self._keys.content(step, states)
-            record = await mechanisms.cache.get(content.digest)
-            if record is not None:
-                await self._publish(step, await self._keys.definition(step.id), record.layer, record.created)
-                self.cached += 1
-                self._job.report.finished(self._id(step), "cached")
-                return parent.grown(record.layer, record.created)
-            state = await mechanisms.flight.run(content.digest, lambda: self._make(step, states, content))
-        else:
-            state = await self._make(step, states, None)
-        self.ran += 1
-        self._job.report.finished(self._id(step), "done")
-        return state
+        """A step that its definition did not find: found by what its inputs are, made by somebody else meanwhile, or made."""
+        key = await self._keys.content(step, states)
 
-    async def _make(self, step: Step, states: Mapping[str, State], content: Key | None) -> State:
+        async def look() -> Hit | None:
+            return await self._find(step, key)
+
+        async def make() -> Hit:
+            self._explain_miss(step, key)
+            return Hit(await self._make(step, states, key), "")
+
+        if step.no_cache:
+            hit, made = await make(), True
+        else:
+            mechanisms = self._job.mechanisms
+            hit, made = await once(mechanisms.flight, mechanisms.locks, f"step {key.digest}", look, make)
+        if made:
+            self.ran += 1
+        else:
+            self.cached += 1
+            self._explain_hit(step, hit)
+            await self._publish(step, hit.record.layer, hit.record.created, await self._keys.definition(step.id))
+        self._job.report.finished(self._id(step), "done" if made else "cached")
+        return states[step.parent].grown(hit.record.layer, hit.record.created)
+
+    async def _make(self, step: Step, states: Mapping[str, State], key: Key) -> Record:
         layer = await self._run(step, states)
         created = self._job.mechanisms.clock()
-        if content is not None:
-            await self._publish(step, content, layer, created)
-            await self._publish(step, await self._keys.definition(step.id), layer, created)
-        return states[step.parent].grown(layer, created)
+        await self._publish(step, layer, created, key, await self._keys.definition(step.id))
+        return Record(key.digest, layer, created, step.text)
 
     async def _run(self, step: Step, states: Mapping[str, State]) -> Layer:
         op = step.op
@@ -120,9 +136,37 @@ class PlanWork:
             return await copy(self._job, step, op, states, self._inputs)
         return await workdir(self._job, step, op, states)
 
-    async def _publish(self, step: Step, key: Key, layer: Layer | None, created: float) -> None:
-        record = Record(key.digest, layer, created, step.name, key.ingredients)
+    async def _find(self, step: Step, key: Key) -> Hit | None:
+        return await self._job.cache.find(key.digest, share=self._shared(step))
+
+    async def _publish(self, step: Step, layer: Layer | None, created: float, *keys: Key) -> None:
+        records = [Record(key.digest, layer, created, step.text, key.ingredients) for key in keys]
         try:
-            await self._job.mechanisms.cache.put(record)
+            await self._job.cache.publish(records, replace=step.no_cache, share=self._shared(step))
         except StorageError as error:
             self._job.report.warn(f"the result of {step.name} cannot be cached: {error}")
+
+    def _shared(self, step: Step) -> bool:
+        """Whether a remote cache is to have the step: with mode=min, if its layer is one of the image's."""
+        return self._job.share_all or step.id in self._final
+
+    def _explain_hit(self, step: Step, hit: Hit) -> None:
+        if self._job.explain:
+            age = self._job.mechanisms.clock() - hit.record.created
+            self._job.report.explained(self._id(step), self._prefix + step.name, str(hit.record.key), tier=hit.tier, age=age)
+
+    def _explain_miss(self, step: Step, key: Key) -> None:
+        if self._job.explain:
+            why = ("--no-cache was given",) if step.no_cache else reasons(key.ingredients, self._job.cache.similar(step.text))
+            self._job.report.explained(self._id(step), self._prefix + step.name, str(key.digest), reasons=why)
+
+
+def _line(plan: Plan) -> frozenset[str]:
+    """The steps whose layers are the image's: the result, what it works on, and so on."""
+    steps = {step.id: step for step in plan.steps}
+    found: list[str] = []
+    at = plan.result
+    while at in steps:
+        found.append(at)
+        at = steps[at].parent
+    return frozenset(found)

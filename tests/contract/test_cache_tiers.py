@@ -110,7 +110,7 @@ class Broken:
     async def get_many(self, keys: object) -> dict[Digest, Record]:
         raise StorageError("no")
 
-    async def put(self, record: Record) -> None:
+    async def put(self, *records: Record, replace: bool = False) -> None:
         raise StorageError("no")
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+from zlib import crc32
 
 from engine.solve.copying.request import Copied
+
+MOST_LISTED: Final = 1000
+"""Entries of a listing; of larger copies, directories are listed in place of what is in them."""
 
 
 def copied_digest_items(copied: Iterable[Copied], digests: Mapping[bytes, str]) -> Iterator[bytes]:
@@ -22,6 +27,27 @@ def copied_digest_items(copied: Iterable[Copied], digests: Mapping[bytes, str]) 
             digest = digests[from_path if from_path is not None else path]
         head = b"%d:%b%d:%b" % (len(path), path, len(link), link)
         yield head + f"{kind} {mode:o} {uid}:{gid} {major},{minor} {digest} {len(xattrs)};".encode() + _frame(xattrs)
+
+
+def copied_listing(copied: Sequence[Copied], digests: Mapping[bytes, str]) -> dict[str, str]:
+    """A checksum for each file of a copy, by where it comes from or else goes to, for people who want to know which one changed.
+    In large copies one for each directory, down to a depth at which there are not too many."""
+    counted = [c for c in copied if not c.kept and c.entry.kind != "dir"]
+    paths = [(c.from_path if c.from_path is not None else c.entry.path) for c in counted]
+    depth = _depth(paths) if len(paths) > MOST_LISTED else 0
+    out: dict[bytes, int] = {}
+    for path, item in zip(paths, copied_digest_items(counted, digests), strict=True):
+        name = b"/".join(path.split(b"/")[:depth]) if depth else path
+        out[name] = crc32(item, out.get(name, 0))
+    return {name.decode(errors="backslashreplace"): f"{value:08x}" for name, value in out.items()}
+
+
+def _depth(paths: Sequence[bytes]) -> int:
+    """How many components of each path can be kept so that no more than `MOST_LISTED` names are left; at least one."""
+    depth = 1
+    while len({b"/".join(path.split(b"/", depth + 1)[: depth + 1]) for path in paths}) <= MOST_LISTED:
+        depth += 1
+    return depth
 
 
 def _frame(xattrs: tuple[tuple[str, bytes], ...]) -> bytes:
