@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,26 @@ def load(name: str, *, fresh: bool = False) -> ModuleType:
     return module
 
 
+class Zygote:
+    """Runs commands by forks of one process that has everything imported: see `zygote.py`."""
+
+    def __init__(self, prefix: list[str]) -> None:
+        env = {"PATH": os.environ["PATH"], "HOME": "/root", "LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONPATH": os.pathsep.join(sys.path)}
+        self._process = subprocess.Popen([*prefix, sys.executable, str(HERE / "zygote.py")], stdin=subprocess.PIPE,
+                                         stdout=subprocess.PIPE, env=env, text=True)
+
+    def __call__(self, arguments: list[str], output: Path) -> tuple[int, str]:
+        """The exit code and output of `aniko` with these arguments."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps({"argv": arguments, "output": str(output)}) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        return code, output.read_text(errors="replace")
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
 class Corpus:
     """The cases, their bases in a registry, and what BuildKit made of them."""
 
@@ -46,27 +67,25 @@ class Corpus:
         known = {name: self.image.load(folder, platform) for name, (folder, platform) in folders.items()}
         self.known = {"scratch": self.image.Image({}, [])} | known
 
-    def differences(self, name: str, command: list[str], flags: list[str], state: Path, env: dict[str, str]) -> list[str]:
+    def differences(self, name: str, aniko: Zygote, flags: list[str], state: Path) -> list[str]:
         """Builds a case and compares it with what BuildKit made of it; the lines say where they differ."""
         case = self.run.Case(name, json.loads((HERE / "cases" / name / "case.json").read_text()))
         want = json.loads(case.oracle.read_text())
-        got = self._build(case, command, flags, state, want.get("base", "scratch"), env)
+        got = self._build(case, aniko, flags, state, want.get("base", "scratch"))
         lines: list[str] = self.run.judge(case, want, got)
         return lines if not lines or got["ok"] else [*lines, got["log"][-2000:]]
 
-    def _build(self, case: Any, command: list[str], flags: list[str], state: Path, base: str,
-               env: dict[str, str]) -> dict[str, Any]:
+    def _build(self, case: Any, aniko: Zygote, flags: list[str], state: Path, base: str) -> dict[str, Any]:
         job = self.run.prepare(case)
         arguments = [
-            *command, "build", *flags, "--progress=plain", "--no-cache", f"--state-dir={state}", f"--file={job.dockerfile}",
+            "build", *flags, "--progress=plain", "--no-cache", f"--state-dir={state}", f"--file={job.dockerfile}",
             *(f"--build-arg={k}={v}" for k, v in job.args.items()), *(f"--secret=id={k},src={v}" for k, v in job.secrets.items()),
             *([f"--target={job.target}"] if job.target else []), *([f"--platform={job.platform}"] if job.platform else []),
             f"--output=type=oci,dest={job.out},tar=false", str(job.ctx),
         ]  # fmt: skip
         try:
-            done = subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, env=env)
-            log = (done.stdout + done.stderr).decode(errors="replace")
-            if done.returncode:
+            code, log = aniko(arguments, job.dir / "log")
+            if code:
                 return {"ok": False, "error": self.run.tidy(self.run.first_error(log), job), "log": log}
             image = self.image.load(job.out, job.platform)
             spec = case.spec

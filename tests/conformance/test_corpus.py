@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from .conftest import Corpus, Zygote
+
 CASES = Path(__file__).resolve().parent / "cases"
 DEFAULT_CAPABILITIES = ("chown,dac_override,fowner,fsetid,kill,setgid,setuid,setpcap,net_bind_service,net_raw,sys_chroot,"
                         "mknod,audit_write,setfcap")  # fmt: skip
-ANIKO = [sys.executable, "-m", "engine.cli"]
-MODES = {
-    "userns-overlay": [*ANIKO],
-    "userns-walk": [*ANIKO],
-    "chroot-walk": ["setpriv", f"--bounding-set=-all,+{DEFAULT_CAPABILITIES.replace(',', ',+')}", "--inh-caps=-all", *ANIKO],
+MODES: dict[str, list[str]] = {
+    "userns-overlay": [],
+    "userns-walk": [],
+    "chroot-walk": ["setpriv", f"--bounding-set=-all,+{DEFAULT_CAPABILITIES.replace(',', ',+')}", "--inh-caps=-all", "--"],
 }
 IMPOSSIBLE: dict[tuple[str, str], str] = {}
 """Cases that cannot hold in a mode, and why."""
 
 
+@pytest.fixture(scope="session")
+def zygotes() -> Iterator[Callable[[str], Zygote]]:
+    """A process for each mode, started when it is first wanted."""
+    started: dict[str, Zygote] = {}
+
+    def zygote(mode: str) -> Zygote:
+        return started.setdefault(mode, started.get(mode) or Zygote(MODES[mode]))
+
+    yield zygote
+    for process in started.values():
+        process.close()
+
+
 @pytest.mark.system
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", sorted(p.name for p in CASES.iterdir()))
-def test_the_image_is_buildkits(name: str, mode: str, corpus, scratch: Path) -> None:  # type: ignore[no-untyped-def]
+def test_the_image_is_buildkits(name: str, mode: str, corpus: Corpus, scratch: Path,
+                                 zygotes: Callable[[str], Zygote]) -> None:  # fmt: skip
     isolation, _, snapshots = mode.partition("-")
-    env = {"PATH": os.environ["PATH"], "HOME": "/root", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
     state = scratch / "state" / f"{mode}-{name}"
     flags = [f"--isolation={isolation}", f"--snapshots={snapshots}"]
     try:
-        differences = corpus.differences(name, MODES[mode], flags, state, env)
+        differences = corpus.differences(name, zygotes(mode), flags, state)
     finally:
         corpus.run.wipe(state)
     reason = IMPOSSIBLE.get((mode, name))
