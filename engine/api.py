@@ -100,7 +100,8 @@ class Engine:
         return Job(
             mechanisms=mechanisms, images=images, report=report, cache=cache, scratch=contexts.scratch, context=contexts.open,
             secrets=request.secrets, ssh=request.ssh, compression=request.compression,
-            compression_level=request.compression_level, epoch=request.source_date_epoch, no_cache=request.no_cache,
+            compression_level=request.compression_level, epoch=request.source_date_epoch,
+            rewrite_timestamp=request.rewrite_timestamp, no_cache=request.no_cache,
             share_all=request.cache_to is None or request.cache_to.mode == "max", explain=request.explain,
             environment=wiring.settings.environment,
         )  # fmt: skip

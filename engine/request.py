@@ -81,6 +81,7 @@ class BuildRequest:
     compression: Compression = "gzip"
     compression_level: int | None = None
     source_date_epoch: int | None = None
+    rewrite_timestamp: bool = False
     cache_from: tuple[CacheLocation, ...] = ()
     cache_to: CacheLocation | None = None
     cache_scopes: tuple[str, ...] = ()

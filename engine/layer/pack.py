@@ -39,8 +39,8 @@ class Packed:
         return self.index.entries
 
 
-def pack(changes: Sequence[Change], blob_path: str, compression: str = "gzip", level: int | None = None, index_dir: str = "", *,
-         hash_files: bool = False, clamp_mtime: int | None = None, threads: int | None = None) -> Packed:
+def pack(changes: Sequence[Change], blob_path: str, compression: str = "gzip", level: int | None = None, index_dir: str = "",
+         clamp_mtime: int | None = None, *, hash_files: bool = False, threads: int | None = None) -> Packed:
     """Packs changes, in their order, into a layer's blob at `blob_path`. Equal changes give equal bytes.
 
     Times are cut to whole seconds, as BuildKit's layers have them, and with `clamp_mtime` (nanoseconds) none is later than that.

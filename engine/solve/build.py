@@ -36,6 +36,8 @@ class Counts:
 async def build(job: Job, request: BuildRequest, outputs: Sequence[Output]) -> BuildResult:
     """Builds and writes every output; raises the first `EngineError`, with its place in the Dockerfile where it has one."""
     dockerfile = await read_dockerfile(job, request)
+    if request.rewrite_timestamp and job.epoch is None:
+        job.report.warn("rewrite-timestamp is asked for, but there is no SOURCE_DATE_EPOCH: times stay as they are")
     host = host_platform()
     targets = request.platforms or (host,)
     plans = [await make(job, request, dockerfile, host, target) for target in targets]

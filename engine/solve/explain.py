@@ -24,6 +24,7 @@ _TEXTS = {
     "destination": "the destination",
     "workdir": "the working directory",
     "epoch": "SOURCE_DATE_EPOCH",
+    "latest": "the latest time of files",
     "files": "the copied files",
 }
 _LEAST_ALIKE: Final = 0.5

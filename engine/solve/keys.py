@@ -96,6 +96,8 @@ class Keys:
         builder.add("platform", str(step.platform))
         if self._job.epoch is not None and not isinstance(op, RunOp):
             builder.add("epoch", self._job.epoch)
+        if self._job.latest_mtime is not None:
+            builder.add("latest", self._job.latest_mtime)
         listings: list[tuple[str, FilesKey]] = []
         if isinstance(op, RunOp):
             await self._add_run(builder, op, source_key, listings)

@@ -68,6 +68,8 @@ class Job:
     compression: Compression = "gzip"
     compression_level: int | None = None
     epoch: int | None = None
+    rewrite_timestamp: bool = False
+    """Whether no file of a new layer may be later than the epoch."""
     no_cache: bool = False
     share_all: bool = True
     explain: bool = False
@@ -89,6 +91,11 @@ class Job:
         if len(value) > MAX_SECRET:
             raise SecretError(f"secret {id} is larger than the limit of {MAX_SECRET >> 10} KiB")
         return value
+
+    @property
+    def latest_mtime(self) -> int | None:
+        """The latest time that a file of a new layer may have, in nanoseconds; None for any."""
+        return self.epoch * 10**9 if self.rewrite_timestamp and self.epoch is not None else None
 
     @property
     def made_mtime(self) -> int:

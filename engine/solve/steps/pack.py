@@ -24,7 +24,7 @@ async def make_layer(job: Job, changes: Sequence[Change], *, own_files: bool) ->
     """
     mechanisms = job.mechanisms
     with mechanisms.content.writer(written_elsewhere=True) as writer:
-        arguments = (changes, str(writer.path), job.compression, job.compression_level)
+        arguments = (changes, str(writer.path), job.compression, job.compression_level, "", job.latest_mtime)
         small = own_files and len(changes) < 200 and sum(c.entry.size for c in changes) < SMALL
         packed: Packed
         if small:

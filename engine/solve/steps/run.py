@@ -45,7 +45,10 @@ async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State]) -> L
             await _command(job, step, op, active, account, mounts)
             changes = await snapshots.changes(active, tree)
             layer = await make_layer(job, changes, own_files=False)
-            await snapshots.commit(active, (*chain, layer))
+            if job.latest_mtime is None:
+                await snapshots.commit(active, (*chain, layer))
+            else:  # what lies on disk has other times than the layer
+                await _discard(snapshots, active)
         except BaseException:
             await _discard(snapshots, active)
             raise

@@ -58,10 +58,12 @@ class Workshop:
         return folder
 
     def request(self, folder: Path, **options: Any) -> BuildRequest:
-        """A request with its options given as plain words: `args`, `secrets`, `platform`, and the request's own fields."""
+        """A request with its options given as plain words: `args`, `secrets`, `platform`, `file` (the Dockerfile's path), and the
+        request's own fields."""
         values: dict[str, Any] = dict(options)
         values["build_args"] = {k: self.text(v) for k, v in values.pop("args", {}).items()}
         values["secrets"] = {k: SecretSource(k, value=v.encode()) for k, v in values.get("secrets", {}).items()}
+        values["dockerfile"] = values.pop("file", None)
         if platform := values.pop("platform", ""):
             values["platforms"] = tuple(Platform.parse(p) for p in platform.split(","))
         return BuildRequest(context=str(folder), **values)

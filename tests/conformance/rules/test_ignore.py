@@ -41,7 +41,7 @@ def test_ignored_files(shop, case: Case) -> None:
         shop.check(case)
     else:
         folder = shop.context(case.context)
-        assert shop.build(case.dockerfile, folder=folder, dockerfile=str(folder / named)).files == case.files
+        assert shop.build(case.dockerfile, folder=folder, file=str(folder / named)).files == case.files
 
 
 @pytest.mark.rule(98)

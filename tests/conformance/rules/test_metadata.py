@@ -158,7 +158,6 @@ def test_the_history(shop) -> None:
         ("SHELL [/bin/ash -c]", True),
         ("STOPSIGNAL 9", True),
         ("HEALTHCHECK {Test:[NONE] Interval:0s Timeout:0s StartPeriod:0s StartInterval:0s Retries:0}", True),
-        ("ONBUILD RUN x", True),
         ("MAINTAINER me", True),
     ]
     assert built.raw["author"] == "me"
