@@ -26,7 +26,7 @@ ELSEWHERE = {
     "--rm": "nothing is left behind by a build",
     "--force-rm": "nothing is left behind by a build",
 } | dict.fromkeys(
-    ("--add-host", "--allow", "--attest", "--cache-from", "--cache-to", "--call", "--cgroup-parent", "--check",
+    ("--add-host", "--allow", "--attest", "--call", "--cgroup-parent", "--check",
      "--no-cache-filter", "--policy", "--shm-size", "--ulimit"), "docker buildx has it, aniko has not yet",
 )  # fmt: skip
 """Flags that people know from other builders, and what to do instead."""
@@ -41,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_inputs(parser.add_argument_group("what goes into it"))
     _configure_outputs(parser.add_argument_group("where it goes"))
     _configure_engine(parser.add_argument_group("how it is built"))
+    _configure_cache(parser.add_argument_group("what is known of earlier builds"))
 
 
 def _configure_image(group: argparse._ArgumentGroup) -> None:
@@ -85,7 +86,6 @@ def _configure_outputs(group: argparse._ArgumentGroup) -> None:
 
 
 def _configure_engine(group: argparse._ArgumentGroup) -> None:
-    add_switch(group, "--no-cache", help="run every step, whatever is known of earlier builds")
     group.add_argument("--network", choices=("default", "none", "host"), default="default", help="the network of RUN")
     group.add_argument("--isolation", choices=("auto", "userns", "chroot"), default="auto",
                        help="how RUN is kept apart from this machine")
@@ -97,6 +97,18 @@ def _configure_engine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--progress", choices=("auto", "tty", "plain", "json", "quiet"),
                        help="how to show progress (default: auto)")
     add_switch(group, "-q", "--quiet", help="show nothing but errors; print the image's digest on standard output")
+
+
+def _configure_cache(group: argparse._ArgumentGroup) -> None:
+    add_switch(group, "--no-cache", help="run every step, and keep what comes of it in place of earlier results")
+    group.add_argument("--cache-from", metavar="type=registry,ref=REF", action="append", default=[],
+                       help="look for results in this repository, too; REF alone will do")
+    group.add_argument("--cache-to", metavar="type=registry,ref=REF[,mode=min|max]", action="append", default=[],
+                       help="write results to this repository: those in the image (min), or all (max)")
+    group.add_argument("--cache-repo", metavar="REF", help="the same as --cache-from REF --cache-to type=registry,ref=REF,mode=max")
+    group.add_argument("--cache-scope", metavar="NAME[,NAME]", action="append", default=[],
+                       help="parts of the caches, such as branches: the first is written, all are read")
+    add_switch(group, "--explain", help="say of each step where its result was found, or what changed that it was not")
 
 
 def execute(arguments: argparse.Namespace) -> int:

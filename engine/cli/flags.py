@@ -78,7 +78,7 @@ def local_platform() -> Platform:
 
 def secret(value: str, environ: Mapping[str, str]) -> SecretSource:
     """`id=ID[,src=PATH|env=NAME][,type=file|env]`; an ID alone is the variable of that name, else the file of that name."""
-    known = _fields(value, "--secret", ("id", "src", "source", "env", "type"))
+    known = fields(value, "--secret", ("id", "src", "source", "env", "type"))
     name, path, variable = known.get("id", ""), known.get("src") or known.get("source", ""), known.get("env", "")
     kind = known.get("type", "")
     if kind not in ("", "file", "env"):
@@ -156,7 +156,7 @@ def _output(value: str) -> tuple[OutputRequest | None, dict[str, str]]:
     if _csv(value, "--output") == [value] and not value.startswith("type="):
         known = {"type": "tar"} if value == "-" else {"type": "local", "dest": value}
     else:
-        known = _fields(value, "--output", ("type", "dest", "tar", "push", "name", "compression", "compression-level"),
+        known = fields(value, "--output", ("type", "dest", "tar", "push", "name", "compression", "compression-level"),
                         prefix="annotation.")
     kind, dest = known.pop("type", ""), known.pop("dest", "")
     archive, push = _boolean(known.pop("tar", "true"), "tar"), _boolean(known.pop("push", "false"), "push")
@@ -194,7 +194,7 @@ def _csv(value: str, flag: str) -> list[str]:
     return rows[0]
 
 
-def _fields(value: str, flag: str, keys: tuple[str, ...], prefix: str = "\0") -> dict[str, str]:
+def fields(value: str, flag: str, keys: tuple[str, ...], prefix: str = "\0") -> dict[str, str]:
     """`KEY=VALUE` with commas; a key that is not known is an error."""
     out = {}
     for part in _csv(value, flag):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from engine.cli import flags, paths
+from engine.cli.caches import caches
 from engine.errors import DockerfileError, UsageError
 from engine.image.reference import Reference
 from engine.request import BuildRequest
@@ -48,6 +49,7 @@ def request(
     args = _build_args(arguments.build_arg, environ, config)
     compression, level = _compression(arguments, out.image)
     annotations = {k.removeprefix("annotation."): v for k, v in out.image.items() if k.startswith("annotation.")}
+    cache = caches(arguments.cache_from, arguments.cache_to, arguments.cache_repo, arguments.cache_scope)
     secrets = [flags.secret(value, environ) for value in arguments.secret]
     agents = [flags.ssh(value, environ) for value in arguments.ssh]
     return BuildRequest(
@@ -70,6 +72,10 @@ def request(
         compression=compression,
         compression_level=level,
         source_date_epoch=_epoch(args),
+        cache_from=cache.sources,
+        cache_to=cache.target,
+        cache_scopes=cache.scopes,
+        explain=arguments.explain or arguments.progress == "json",
     )
 
 
