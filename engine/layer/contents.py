@@ -170,9 +170,9 @@ class Contents:
         if head not in self.dirs:
             head = inside(head, self._link)
             path = head + b"/" + tail if head else tail
-        if path in self.dirs:
-            raise ContentError(f"invalid tar: {show(name)!r} is a hard link to a directory")
         target = self.entries.get(path)
+        if not path or (target is not None and target.kind == "dir"):
+            raise ContentError(f"invalid tar: {show(name)!r} is a hard link to a directory")
         return target.link if target is not None and target.kind == "hardlink" else path
 
     def _clear(self, path: bytes) -> None:

@@ -167,11 +167,13 @@ class _Table:
 
     def _apply(self, entries: Sequence[Entry], layer: int) -> None:
         real: dict[bytes, bytes] = {}
-        for entry in entries:  # removals are about what is below the layer, so they come before all else
-            if entry.kind == "whiteout":
-                self._drop(self._through(entry.path))
-            elif entry.kind == "opaque":
-                self._empty(inside(entry.path, self._link))
+        # Removals are about what is below the layer, so they come before all else, and none changes the way to another.
+        hidden = [self._through(entry.path) for entry in entries if entry.kind == "whiteout"]
+        emptied = [inside(entry.path, self._link) for entry in entries if entry.kind == "opaque"]
+        for path in hidden:
+            self._drop(path)
+        for path in emptied:
+            self._empty(path)
         nodes, below, make = self._nodes, self._base.nodes, tuple.__new__
         last, at, siblings = None, b"", None
         for entry in entries:

@@ -48,14 +48,14 @@ def scratch() -> Files:
 
 def apply(files: Files, entries: Sequence[Entry]) -> Files:
     """The files with a layer over them (OCI image spec, layer.md); whiteouts are about what is there before."""
+    hidden = [real(files, e.path) for e in entries if e.kind == "whiteout"]
+    emptied = [resolve(files, "/" + e.path.decode()) for e in entries if e.kind == "opaque"]
     files = dict(files)
-    for entry in entries:
-        path = real(files, entry.path)
-        if entry.kind == "whiteout":
-            remove(files, path)
-        elif entry.kind == "opaque":
-            for inner in below(files, resolve(files, "/" + entry.path.decode())):
-                del files[inner]
+    for path in hidden:
+        remove(files, path)
+    for path in emptied:
+        for inner in below(files, path):
+            del files[inner]
     for entry in entries:
         if entry.kind not in ("whiteout", "opaque"):
             put(files, entry)
@@ -139,11 +139,22 @@ def any_entry(draw: st.DrawFn) -> Entry:
     return Entry(path, kind, mode, uid, size=draw(st.integers(0, 5)) if kind == "file" else 0)
 
 
+def in_directory(files: Files, entry: Entry) -> bool:
+    """Whether the place of a removal's own name may be a directory."""
+    try:
+        path = resolve(files, "/" + entry.path.decode()) if entry.kind == "opaque" else posixpath.dirname(real(files, entry.path))
+    except Nonsense:
+        return False
+    while path not in files:
+        path = posixpath.dirname(path)
+    return files[path].kind == "dir"
+
+
 @st.composite
 def layer_over(draw: st.DrawFn, files: Files) -> list[Entry]:
     """A layer that makes sense over some files: a name once, sorted, and nothing replaced in it that it has just made."""
     wanted = draw(st.lists(any_entry(), max_size=7, unique_by=lambda e: (e.path, e.kind in ("whiteout", "opaque"), e.kind == "opaque")))
-    removals = [e for e in wanted if e.kind in ("whiteout", "opaque")]
+    removals = [e for e in wanted if e.kind in ("whiteout", "opaque") and in_directory(files, e)]
     out: list[Entry] = []
     try:
         state = apply(files, removals)
@@ -166,6 +177,10 @@ def layer_over(draw: st.DrawFn, files: Files) -> list[Entry]:
         written |= {at, named}
         state = trial
         out.append(entry)
+    # What is hidden in something that the layer itself makes no directory of is anybody's guess.
+    inside = [r.path + b"/" if r.kind == "opaque" else r.path for r in removals]
+    removals = [r for r, path in zip(removals, inside, strict=True)
+                if not any(e.kind != "dir" and path.startswith(e.path + b"/") for e in out)]  # fmt: skip
     return draw(st.permutations(removals)) + out if draw(st.booleans()) else out + removals
 
 
@@ -176,6 +191,9 @@ def chains(draw: st.DrawFn) -> tuple[list[list[Entry]], list[Files]]:
     states = [scratch()]
     for _ in range(draw(st.integers(1, 4))):
         layer = draw(layer_over(states[-1]))
+        try:
+            states.append(apply(states[-1], layer))
+        except Nonsense:
+            continue
         layers.append(layer)
-        states.append(apply(states[-1], layer))
     return layers, states[1:]

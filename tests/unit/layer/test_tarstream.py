@@ -91,9 +91,10 @@ def test_every_format_reads_alike(format: int) -> None:
             tar.addfile(info("owned", uid=2**31, gid=2**32 - 2))
 
     def short(tar: tarfile.TarFile) -> None:
-        for member in tarfile.open(fileobj=io.BytesIO(archive(add))).getmembers():
-            member.name, member.linkname = member.name[-100:], member.linkname[-100:]
-            tar.addfile(member, io.BytesIO(bytes(member.size)))
+        with tarfile.open(fileobj=io.BytesIO(archive(add))) as long:
+            for member in long.getmembers():
+                member.name, member.linkname = member.name[-100:], member.linkname[-100:]
+                tar.addfile(member, io.BytesIO(bytes(member.size)))
 
     data = archive(short if format == tarfile.USTAR_FORMAT else add, format)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
@@ -167,7 +168,7 @@ def test_a_holey_file_whose_map_goes_on_in_more_blocks() -> None:
     last = b"".join(fields[25:]).ljust(512, b"\0")
     data = block(b"s", b"%011o\0" % 30, b"S", o386=b"".join(fields[:4]), o482=b"\x01", o483=b"%011o\0" % 300) + more + last
     data += b"x" * 30 + bytes(482) + block(b"next") + END
-    (member, content), (after, _) = read(data)
+    (_, content), (after, _) = read(data)
     assert (len(content), content.count(b"x"), content[290], after.name) == (300, 30, ord("x"), b"next")
 
 

@@ -48,7 +48,7 @@ def same(got: Files, want: Files) -> None:
 
 
 @given(chains())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_tree_is_what_a_naive_model_says(tmp_path_factory: pytest.TempPathFactory, chain: tuple[list[list[Entry]], list[Files]]) -> None:
     layers, states = chain
     blob = Path(tmp_path_factory.getbasetemp()) / "layer.tar"
