@@ -96,11 +96,13 @@ FAILURES = [
 ]
 
 
+@pytest.mark.rule(1, 2, 3, 4, 5)
 @pytest.mark.parametrize(("text", "result"), RESULTS)
 def test_expansion_of_words(text: str, result: str) -> None:
     assert expand(text, VARIABLES) == result
 
 
+@pytest.mark.rule(1, 3, 4, 5, 6, 8)
 @pytest.mark.parametrize(("text", "message"), FAILURES)
 def test_expansion_that_fails_quotes_the_text_and_says_why(text: str, message: str) -> None:
     with pytest.raises(DockerfileError) as caught:
@@ -115,6 +117,7 @@ def test_the_text_in_an_error_is_quoted_as_go_does() -> None:
     assert caught.value.message.startswith('failed to process "\\"/a\\t\\x01ü": ')
 
 
+@pytest.mark.rule(8)
 @pytest.mark.parametrize(
     ("text", "value", "result"),
     [
@@ -152,6 +155,7 @@ def test_patterns(text: str, value: str, result: str) -> None:
     assert expand(text, {"v": value}) == result
 
 
+@pytest.mark.rule(9)
 def test_patterns_may_come_from_variables() -> None:
     assert expand("${FOO/$NEEDLE/.} - ${FOO//$NEEDLE/.}", {"FOO": "/foo*/*/*.txt", "NEEDLE": "\\*/"}) == (
         "/foo.*/*.txt - /foo..*.txt"
@@ -160,6 +164,7 @@ def test_patterns_may_come_from_variables() -> None:
     assert expand("busy${image#idle}", {"image": "idlebox"}) == "busybox"
 
 
+@pytest.mark.rule(7)
 def test_unset_empty_and_set_are_told_apart() -> None:
     values = {"FOO": "xxx", "BAR": ""}
     assert expand("${FOO-aaa} ${BAR-bbb} ${BAZ-ccc}", values) == "xxx  ccc"
@@ -172,6 +177,7 @@ def test_backtick_as_the_escape_makes_a_backslash_plain_text() -> None:
     assert expand("end`", {}, escape="`") == "end"
 
 
+@pytest.mark.rule(103)
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -190,6 +196,7 @@ def test_words_are_split_after_expansion(text: str, words: list[str]) -> None:
     assert expand_words(text, {"P": "1 2"}) == words
 
 
+@pytest.mark.rule(84)
 @pytest.mark.parametrize(
     ("body", "result"),
     [

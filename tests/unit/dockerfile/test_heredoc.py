@@ -16,6 +16,7 @@ def heredocs(lines: str) -> tuple[Heredoc, ...]:
     return instruction.heredocs
 
 
+@pytest.mark.rule(29, 32, 83)
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [

@@ -95,6 +95,7 @@ def test_single_patterns(pattern: str, path: str, how: str) -> None:
     assert matcher.match(path)[0] is (how == EXACT)
 
 
+@pytest.mark.rule(95)
 @pytest.mark.parametrize(
     ("patterns", "path", "excluded"),
     [
@@ -119,6 +120,7 @@ def test_several_patterns(patterns: list[str], path: str, excluded: bool) -> Non
     assert IgnoreMatcher(patterns).excluded(path) is excluded
 
 
+@pytest.mark.rule(97)
 def test_patterns_of_a_file() -> None:
     text = (
         b"\xef\xbb\xbftest1\n/test2\n/a/file/here\n\nlastfile\n# comment\n # x\r\n! /inverted/abs/path\n"
@@ -129,6 +131,7 @@ def test_patterns_of_a_file() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.rule(97)
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -162,6 +162,7 @@ def test_what_is_no_reason_to_warn(text: str) -> None:
     assert warnings(text) == []
 
 
+@pytest.mark.rule(123)
 @pytest.mark.parametrize(
     ("text", "rules"),
     [
@@ -179,6 +180,7 @@ def test_checks_can_be_left_out(text: str, rules: list[str]) -> None:
     assert [rule for rule, _, _ in warnings(text)] == rules
 
 
+@pytest.mark.rule(123)
 def test_a_file_that_wants_no_warnings_fails_with_them() -> None:
     file = parse(b"# check=error=true\nFROM scratch\nCMD a\nMAINTAINER x\n")
     with pytest.raises(DockerfileError) as caught:
@@ -196,6 +198,7 @@ def test_variables_of_known_base_images_are_defined() -> None:
     assert [w.message for w in found] == ["Usage of undefined variable '$OTHER'"]
 
 
+@pytest.mark.rule(98)
 def test_files_that_the_context_leaves_out() -> None:
     file = parse(b"# check=experimental=CopyIgnoredFile\nFROM scratch\nCOPY a b/c /\nADD ./d/ /\nCOPY --from=x a /\n")
     assert [w.message for w in lint(file, ignored=IgnoreMatcher(["a", "d"]))] == [

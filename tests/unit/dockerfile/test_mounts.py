@@ -64,6 +64,7 @@ def test_mounts(text: str, spec: MountSpec) -> None:
     assert parse_mount(text) == spec
 
 
+@pytest.mark.rule(23)
 @pytest.mark.parametrize(
     ("text", "message"),
     [

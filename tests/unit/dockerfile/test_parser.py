@@ -50,6 +50,7 @@ def exec_form(*words: str) -> Command:
     return Command(words, shell=False)
 
 
+@pytest.mark.rule(11, 28, 104)
 @pytest.mark.parametrize(
     ("line", "instruction"),
     [

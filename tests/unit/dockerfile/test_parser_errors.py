@@ -16,6 +16,7 @@ def failure(text: str | bytes) -> DockerfileError:
     return caught.value
 
 
+@pytest.mark.rule(21, 22, 23, 25, 28, 104)
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -107,6 +108,7 @@ def test_structure_is_judged_before_sense() -> None:
     assert failure("FROM scratch\nFOO\nRUN <<E\n").message == "unterminated heredoc"
 
 
+@pytest.mark.rule(20)
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -32,6 +32,7 @@ def test_kinds_of_sources(source: str, kind: str) -> None:
     assert (is_git_source(source), is_http_source(source)) == (kind == "git", kind == "http")
 
 
+@pytest.mark.rule(92, 93)
 @pytest.mark.parametrize(
     ("copy", "message"),
     [

@@ -13,6 +13,7 @@ from engine.dockerfile.suggest import did_you_mean, suggest
 from engine.errors import DockerfileError
 
 
+@pytest.mark.rule(103)
 @pytest.mark.parametrize(
     ("words", "ports"),
     [
@@ -34,6 +35,7 @@ def test_ports(words: list[str], ports: list[str]) -> None:
     assert parse_ports(words) == ports
 
 
+@pytest.mark.rule(103)
 @pytest.mark.parametrize(
     ("word", "message"),
     [

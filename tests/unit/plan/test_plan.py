@@ -31,6 +31,7 @@ def environment(made: Plan, n: int = -1) -> dict[str, str]:
     return dict(runs(made)[n].env)
 
 
+@pytest.mark.rule(121)
 def test_only_what_the_target_needs_is_planned() -> None:
     made = plan("FROM a AS one\nRUN 1\nFROM b AS two\nRUN 2\nFROM c\nCOPY --from=one /x /y\n")
     assert [s.id for s in made.steps] == ["0.1", "2.1"]
@@ -43,6 +44,7 @@ def test_independent_stages_do_not_need_each_other() -> None:
     assert needs == {"0.1": (), "1.1": (), "2.1": ("0.1",), "2.2": ("2.1", "1.1")}
 
 
+@pytest.mark.rule(25)
 def test_numbers_and_names_of_any_case_mean_stages() -> None:
     made = plan("FROM scratch AS Build\nCOPY x /\nFROM scratch\nCOPY --from=BUILD x /1\nCOPY --from=0 x /2\n")
     sources = [s.op.source.state for s in made.steps if isinstance(s.op, CopyOp) and s.id.startswith("1.")]
@@ -64,37 +66,44 @@ def test_scratch_starts_from_nothing() -> None:
     assert (made.steps[0].parent, made.config.config.working_dir) == (SCRATCH, "/")
 
 
+@pytest.mark.rule(16)
 def test_the_last_declaration_of_arg_and_env_wins() -> None:
     assert environment(plan("FROM b\nENV X=env\nARG X=arg\nRUN true\n"))["X"] == "arg"
     assert environment(plan("FROM b\nARG X=arg\nENV X=env\nRUN true\n"))["X"] == "env"
 
 
+@pytest.mark.rule(17)
 def test_args_are_seen_by_stages_built_on_theirs_and_not_by_others() -> None:
     text = "FROM b AS one\nARG V=v\nFROM one\nRUN true\n"
     assert environment(plan(text))["V"] == "v"
     assert "V" not in environment(plan("FROM b AS one\nARG V=v\nFROM b\nCOPY --from=one / /\nRUN true\n"))
 
 
+@pytest.mark.rule(13)
 def test_an_arg_without_value_is_not_in_the_environment() -> None:
     env = environment(plan("FROM b\nARG FOO\nARG BAR=\nRUN env\n"))
     assert ("FOO" in env, env["BAR"]) == (False, "")
 
 
+@pytest.mark.rule(10)
 def test_pairs_of_one_instruction_see_the_values_before_it() -> None:
     assert environment(plan("FROM b\nENV a=1\nENV a=2 b=$a\nRUN true\n"))["b"] == "1"
 
 
+@pytest.mark.rule(12)
 def test_global_args_reach_from_and_what_declares_them() -> None:
     made = plan("ARG base=box\nARG tag=${base}-1\nFROM $base:$tag\nRUN 1\nARG tag\nRUN 2\n")
     assert made.images[0].name == "box:box-1"
     assert [environment(made, n).get("tag") for n in (0, 1)] == [None, "box-1"]
 
 
+@pytest.mark.rule(18)
 def test_the_target_stage_has_a_name() -> None:
     assert environment(plan("FROM b AS foo\nARG TARGETSTAGE\nRUN x\nFROM b\n", target="foo"))["TARGETSTAGE"] == "foo"
     assert environment(plan("FROM b\nARG TARGETSTAGE\nRUN x\n"))["TARGETSTAGE"] == "default"
 
 
+@pytest.mark.rule(45)
 def test_proxies_reach_run_and_nothing_else() -> None:
     made = plan("FROM b\nRUN x\n", http_proxy="hp", NO_PROXY="np")
     assert dict(runs(made)[0].proxies) == {"http_proxy": "hp", "HTTP_PROXY": "hp", "no_proxy": "np", "NO_PROXY": "np"}
@@ -102,22 +111,26 @@ def test_proxies_reach_run_and_nothing_else() -> None:
     assert "proxy" not in made.history[0].created_by.lower()
 
 
+@pytest.mark.rule(45)
 def test_proxies_are_no_part_of_what_a_run_is() -> None:
     assert runs(plan("FROM b\nRUN x\n", http_proxy="1")) == runs(plan("FROM b\nRUN x\n", http_proxy="2"))
 
 
+@pytest.mark.rule(99, 101)
 def test_workdir_joins_and_root_makes_no_step() -> None:
     made = plan("FROM b\nWORKDIR /a\nWORKDIR b\nWORKDIR ..\nWORKDIR $unset\nWORKDIR /\n")
     assert [s.op.path for s in made.steps if isinstance(s.op, WorkdirOp)] == ["/a", "/a/b", "/a", "/a"]
     assert made.config.config.working_dir == "/"
 
 
+@pytest.mark.rule(106)
 def test_entrypoint_drops_only_an_inherited_cmd() -> None:
     base = RuntimeConfig(cmd=("base",))
     assert plan('FROM b\nENTRYPOINT ["e"]\n', base=base).config.config.cmd is None
     assert plan('FROM b\nCMD ["c"]\nENTRYPOINT ["e"]\n', base=base).config.config.cmd == ("c",)
 
 
+@pytest.mark.rule(107)
 def test_onbuild_of_the_base_runs_first_and_is_gone() -> None:
     made = plan("FROM b\nRUN own\n", base=RuntimeConfig(on_build=("ENV A=1", "RUN trigger")))
     assert [op.argv[-1] for op in runs(made)] == ["trigger", "own"]
@@ -134,6 +147,7 @@ def test_onbuild_may_make_a_stage_needed() -> None:
     assert [k[0].familiar for k in images_wanted(graph, configs)] == ["b:latest"]
 
 
+@pytest.mark.rule(29, 31)
 def test_heredocs_of_run() -> None:
     made = plan("FROM b\nRUN <<EOF\necho a\nEOF\nRUN <<EOF\n#!/bin/awk\nx\nEOF\nRUN cat <<A > /x\nhi\nA\n")
     first, second, third = runs(made)
@@ -168,6 +182,7 @@ def test_mistakes_end_in_an_error_with_its_place(text: str, message: str, line: 
     assert caught.value.source == text
 
 
+@pytest.mark.rule(122)
 def test_an_unknown_target_names_the_nearest() -> None:
     with pytest.raises(DockerfileError, match="did you mean build"):
         plan("FROM b AS build\n", target="biuld")
