@@ -68,7 +68,7 @@ def put(files: Files, entry: Entry) -> str:
     make(files, posixpath.dirname(path))
     if entry.kind == "hardlink":
         target = real(files, entry.link)
-        if target not in files or files[target].kind == "dir" or target == path:
+        if target not in files or files[target].kind in ("dir", "symlink") or target == path:
             raise Nonsense
         files[target] = node = replace(files[target], inode=files[target].inode or object())
     else:
