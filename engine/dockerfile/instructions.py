@@ -41,6 +41,8 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class From(_Instruction):
+    """FROM: what a stage starts from."""
+
     image: str
     name: str = ""
     """As written after AS, lower-cased; empty for a stage without name."""
@@ -56,6 +58,8 @@ class Arg(_Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Env(_Instruction):
+    """ENV: (name, value) pairs."""
+
     pairs: tuple[tuple[str, str], ...]
 
 
@@ -68,6 +72,8 @@ class Label(_Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Run(_Instruction):
+    """RUN: a command, and how it is run."""
+
     command: Command
     """For a heredoc form, `words` is the command line (perhaps empty of anything but the `<<EOF`) as written."""
     heredocs: tuple[Heredoc, ...] = ()
@@ -99,31 +105,43 @@ class Copy(_Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Workdir(_Instruction):
+    """WORKDIR: a directory, relative to the one before."""
+
     path: str
 
 
 @dataclass(frozen=True, slots=True)
 class User(_Instruction):
+    """USER: a name or number, perhaps with `:group`."""
+
     user: str
 
 
 @dataclass(frozen=True, slots=True)
 class Volume(_Instruction):
+    """VOLUME: paths."""
+
     paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Expose(_Instruction):
+    """EXPOSE: ports as written, one word each."""
+
     ports: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Cmd(_Instruction):
+    """CMD: the default command."""
+
     command: Command
 
 
 @dataclass(frozen=True, slots=True)
 class Entrypoint(_Instruction):
+    """ENTRYPOINT: what the command is given to."""
+
     command: Command
 
 
@@ -141,11 +159,15 @@ class HealthcheckInstruction(_Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Stopsignal(_Instruction):
+    """STOPSIGNAL: a name or number."""
+
     signal: str
 
 
 @dataclass(frozen=True, slots=True)
 class Shell(_Instruction):
+    """SHELL: what shell forms are handed to."""
+
     words: tuple[str, ...]
 
 
@@ -158,6 +180,8 @@ class Onbuild(_Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Maintainer(_Instruction):
+    """MAINTAINER: the image's author."""
+
     author: str
 
 

@@ -68,7 +68,7 @@ def mount_overlay(lower: tuple[str, ...], upper: str | None, work: str | None, t
             # Mounted before? Then a mark forbids it, since a crash in between could have lost data; there was none. Or the
             # kernel is older than `volatile`.
             with suppress(OSError):
-                remove_tree(f"{work}/work/incompat")
+                remove_tree(os.path.join(work, "work", "incompat"))
             try:
                 syscalls.mount("overlay", target, "overlay", syscalls.MS_NODEV, options)
             except OSError:
