@@ -18,7 +18,14 @@ MODES: dict[str, list[str]] = {
     "userns-walk": [],
     "chroot-walk": ["setpriv", f"--bounding-set=-all,+{DEFAULT_CAPABILITIES.replace(',', ',+')}", "--inh-caps=-all", "--"],
 }
-IMPOSSIBLE: dict[tuple[str, str], str] = {}
+_COPIES = "nothing can be mounted, so a read-only mount is a copy, which root may write to; what it writes is dropped"
+_NETWORK = "a step without network needs a network namespace, which takes CAP_SYS_ADMIN; it is refused with an error that says so"
+IMPOSSIBLE: dict[tuple[str, str], str] = {
+    ("chroot-walk", "error-mount-readonly"): _COPIES,
+    ("chroot-walk", "mount-cache-readonly"): _COPIES,
+    ("chroot-walk", "mount-several"): _NETWORK,
+    ("chroot-walk", "run-network-none"): _NETWORK,
+}
 """Cases that cannot hold in a mode, and why."""
 
 
