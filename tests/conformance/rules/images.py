@@ -91,7 +91,7 @@ class Case:
     options: Mapping[str, Any]
 
 
-def case(name: str, *rules: int, dockerfile: str, context: Context | None = None, files: Mapping[str, str] | None = None,
+def case(name: str, *rules: int | str, dockerfile: str, context: Context | None = None, files: Mapping[str, str] | None = None,
          error: str = "", **options: Any) -> Any:  # fmt: skip
     """A case of a table, with the rules it is about."""
     value = Case(dockerfile, context or {}, files or {}, error, options)
