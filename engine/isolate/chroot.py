@@ -17,7 +17,7 @@ from engine.errors import IsolationError
 from engine.isolate import command, syscalls
 from engine.isolate.base import DirectoryRoot, RunSpec
 from engine.isolate.host import Host, Streams
-from engine.isolate.network import leave_network
+from engine.isolate.network import forbid_network, leave_network
 from engine.isolate.overlay import require_exec
 from engine.isolate.stage import Stage
 from engine.isolate.supervise import Watch
@@ -27,14 +27,7 @@ def supervise(spec: RunSpec, host: Host, streams: Streams) -> int:
     """Like `engine.isolate.userns.supervise`."""
     if not isinstance(spec.root, DirectoryRoot):
         raise IsolationError("isolation chroot runs in plain directories only")
-    if spec.network == "none":
-        try:
-            leave_network()
-        except OSError as error:
-            raise IsolationError("a step without network (--network=none) needs a network namespace, which isolation chroot "
-                                 f"cannot have here: {error.strerror}",
-                                 hint="allow the container CAP_SYS_ADMIN or user namespaces, so that isolation userns is possible"
-                                 ) from error
+    filtered = spec.network == "none" and not _left_network()
     root = spec.root.path
     require_exec(root)
     watch = Watch(streams.control)
@@ -46,12 +39,34 @@ def supervise(spec: RunSpec, host: Host, streams: Streams) -> int:
         except OSError as error:
             raise IsolationError(f"the root cannot be set up: {error}") from error
         try:
-            return command.run(spec, host.environment.ids, streams, watch, enter=lambda: os.chroot(root),
+            return command.run(spec, host.environment.ids, streams, watch, enter=lambda: _enter_root(root, filtered),
                                kill=lambda pid: os.kill(pid, signal.SIGKILL))
         finally:
             end_descendants()
     finally:
         stage.remove()
+
+
+def _left_network() -> bool:
+    """Whether a network namespace could be made."""
+    try:
+        leave_network()
+    except OSError:
+        return False
+    return True
+
+
+def _enter_root(path: str, filtered: bool) -> None:
+    """In the child: makes the root its root."""
+    os.chroot(path)
+    if filtered:
+        try:
+            forbid_network()
+        except OSError as error:
+            raise IsolationError("a step without network (--network=none) is not possible here: there can be neither a network "
+                                 f"namespace nor a filter: {error.strerror}",
+                                 hint="allow the container CAP_SYS_ADMIN or user namespaces, so that isolation userns is possible"
+                                 ) from error
 
 
 def end_descendants(but: Collection[int] = ()) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 
 from engine.errors import IsolationError
 from engine.isolate.base import FileMount, RunSpec
+from engine.isolate.network import forbid_network
 from engine.snapshot.base import Active
 from tests.contract.roots import ENV, MODES, Ran, Rig, Tar, rig
 
@@ -164,14 +168,40 @@ async def test_hosts_and_resolv_conf_of_the_base_come_back(machine: Rig) -> None
 
 
 async def test_no_network(machine: Rig) -> None:
-    try:
-        ran = await sh(machine, "ls /sys/class/net 2> /dev/null; ip link show lo up", network="none")
-    except IsolationError as error:
-        assert on_chroot(machine)
-        assert "--network=none" in error.message and error.hint
-        return
-    assert b"lo: <LOOPBACK,UP" in ran.stdout
-    assert b"eth" not in ran.stdout
+    ran = await sh(machine, "ip link show lo; ls /sys/class/net; nc -w 1 127.0.0.1 9 < /dev/null || echo refused; "
+                            "nc -w 1 1.1.1.1 80 < /dev/null || echo nowhere", network="none")
+    assert b"nowhere" in ran.stdout and b"eth" not in ran.stdout
+    if b"not supported" in ran.stderr:  # a filter
+        assert on_chroot(machine) and b"refused" in ran.stdout
+    else:
+        assert b"lo: <LOOPBACK,UP" in ran.stdout
+
+
+async def test_the_network_filter_leaves_unix_sockets_only() -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(_sockets_after_the_filter())
+        finally:
+            os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0  # noqa: ASYNC222  # it ends at once
+
+
+def _sockets_after_the_filter() -> int:
+    """0 if a filtered process can open Unix and netlink sockets, and no others."""
+    forbid_network()
+    socket.socket(socket.AF_UNIX).close()
+    socket.socket(socket.AF_NETLINK, socket.SOCK_RAW).close()
+    socket.socketpair()
+    for family in (socket.AF_INET, socket.AF_INET6, socket.AF_PACKET, socket.AF_VSOCK):
+        try:
+            socket.socket(family, socket.SOCK_DGRAM)
+        except OSError as error:
+            if error.errno == errno.EAFNOSUPPORT:
+                continue
+        return int(family)
+    libc = ctypes.CDLL(None, use_errno=True)
+    return 0 if libc.syscall(425, 1, 0) == -1 and ctypes.get_errno() == errno.ENOSYS else 98
 
 
 async def test_processes_left_behind_are_gone_and_nobody_waits_for_them(machine: Rig) -> None:
