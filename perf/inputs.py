@@ -1,7 +1,7 @@
 """What the benchmarks build from: bases, a tree of many small files and one big file, the same on every machine.
 
 Contents come from one seeded pool of bytes, in which source code, tables and machine code alternate, so that gzip -6 makes about
-half of it. Files are slices of the pool, numbered, so that no two are the same.
+a third of it. Files are slices of the pool, numbered, so that no two are the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-VERSION = "1"
+VERSION = "2"
 """Of the inputs; to be raised when they change, since they are kept between runs."""
 TIME = 1_600_000_000
 _POOL = 24 << 20
@@ -74,21 +74,21 @@ class _Pool:
 
 
 def _compressible(chance: random.Random, size: int) -> bytes:
-    words = [bytes(chance.choices(b"etaoinshrdlucmfwypvbgkjqxz_", k=chance.randint(2, 9))) for _ in range(2_000)]
+    words = [bytes(chance.choices(b"etaoinshrdlucmfwypvbgkjqxz_", k=chance.randint(2, 9))) for _ in range(1_500)]
     words += [b"function", b"return", b"const", b"this.", b"require(", b"if (", b"});\n\n", b"=== ", b"import ", b"\n    "] * 40
-    weights = [1 / (i + 8) for i in range(len(words))]
-    chance.shuffle(words)
+    phrases = [b" ".join(chance.choices(words, k=chance.randint(3, 9))) for _ in range(900)]
+    weights = [1 / (i + 4) for i in range(len(phrases))]
     out = io.BytesIO()
     while out.tell() < size:
         kind = chance.random()
-        if kind < 0.6:  # source
-            for word in chance.choices(words, weights, k=900):
-                out.write(word + chance.choice((b" ", b" ", b"(", b";\n  ", b".", b", ")))
-        elif kind < 0.75:  # a table of numbers
+        if kind < 0.75:  # source
+            for phrase in chance.choices(phrases, weights, k=160):
+                out.write(phrase + chance.choice((b" ", b"(", b";\n  ", b".", b", ")) + chance.choice(words) + b";\n")
+        elif kind < 0.85:  # a table of numbers
             out.write(b"".join(b"%d,%d\n" % (i, chance.randrange(5000)) for i in range(400)))
-        elif kind < 0.9:  # machine code, roughly: few distinct opcodes between operands
+        elif kind < 0.95:  # machine code, roughly: few distinct opcodes between operands
             codes = chance.choices((0x48, 0x8B, 0x89, 0xE8, 0x0F, 0x00, 0x24, 0xC3, 0xFF), k=3000)
-            out.write(bytes(c if chance.random() < 0.62 else chance.randrange(256) for c in codes))
+            out.write(bytes(c if chance.random() < 0.7 else chance.randrange(256) for c in codes))
         else:  # pictures, archives
             out.write(chance.randbytes(3000))
     return out.getvalue()[:size]

@@ -68,8 +68,9 @@ def _row(work: str, builder: str, runs: Sequence[Run], bound: float | None) -> s
     taken = [r.taken for r in timed if r.taken]
     memory = max((r.taken.memory for r in runs if r.taken), default=0)
     seconds = [t.seconds for t in taken]
+    moved, blobs = median(t.moved for t in taken), median(r.blobs for r in timed)
     return (f"| {work} | {builder} | {median(seconds):.2f} ({min(seconds):.2f}) | {bound or '–'} "
-            f"| {median(t.cpu for t in taken):.2f} | {memory / 1e6:.0f} | {median(t.moved for t in taken) / 1e6:.0f} | {median(r.blobs for r in timed) / 1e6:.1f} "
+            f"| {median(t.cpu for t in taken):.2f} | {memory / 1e6:.0f} | {moved / 1e6:.0f} | {blobs / 1e6:.1f} "
             f"| {median(t.load for t in taken):.1f} |")
 
 

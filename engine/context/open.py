@@ -13,7 +13,6 @@ from typing import BinaryIO
 import anyio
 import anyio.to_thread
 
-from engine.context.archive import ArchiveContext, open_archive
 from engine.context.base import Context
 from engine.context.empty import EmptyContext
 from engine.context.hashing import Hasher
@@ -98,6 +97,8 @@ async def _git(spec: str, options: ContextOptions) -> Context:
 
 async def _in_scratch(spec: str, options: ContextOptions) -> Context:
     """A tar, or a Dockerfile alone, that has to be looked at to know which."""
+    from engine.context.archive import ArchiveContext, open_archive
+
     own = Path(tempfile.mkdtemp(prefix="context-", dir=options.scratch))
     try:
         path = await _get(spec, own, options)

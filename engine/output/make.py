@@ -1,4 +1,4 @@
-"""Output requests → outputs."""
+"""Output requests → outputs. The modules of those that a build does not have are not imported."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from engine.layer.base import Layer
 from engine.layer.index import Index
 from engine.output.base import Output
 from engine.output.blobs import Fetch, Progress
-from engine.output.docker import DockerOutput
-from engine.output.oci import OciOutput
 from engine.output.place import Place
-from engine.output.registry import RegistryOutput
-from engine.output.rootfs import LocalOutput, TarOutput
 from engine.registry.base import Registry
 from engine.request import BuildRequest, OutputRequest
 
@@ -74,19 +70,29 @@ def make_outputs(request: BuildRequest, wired: Wired, *, progress: Progress | No
 
 def _make(output: OutputRequest, request: BuildRequest, mechanisms: Mechanisms, progress: Progress | None,
           stdout: BinaryIO | None) -> Output:
-    fetch = _fetch(mechanisms.blobs)
     if output.kind == "registry":
         if not request.tags:
             raise UsageError("nothing to push: the image has no name", hint="name it with -t REGISTRY/REPOSITORY:TAG")
-        return RegistryOutput(mechanisms.registry, mechanisms.content, fetch, progress)
+        from engine.output.registry import RegistryOutput
+
+        return RegistryOutput(mechanisms.registry, mechanisms.content, _fetch(mechanisms.blobs), progress)
     if output.kind == "docker" and len(set(request.platforms)) > 1:
         raise UsageError("docker exporter does not currently support exporting manifest lists",
                          hint="write several platforms with type=oci, or push them")
-    place, index = _place(output, stdout), mechanisms.trees.index
-    if output.kind == "tar":
+    return _make_file(output, _place(output, stdout), mechanisms, progress)
+
+
+def _make_file(output: OutputRequest, place: Place, mechanisms: Mechanisms, progress: Progress | None) -> Output:
+    fetch, index = _fetch(mechanisms.blobs), mechanisms.trees.index
+    if output.kind in ("tar", "local"):
+        from engine.output.rootfs import LocalOutput, TarOutput
+
+        if isinstance(place.destination, Path) and output.kind == "local":
+            return LocalOutput(place.destination, mechanisms.content, fetch, index, progress)
         return TarOutput(place, mechanisms.content, fetch, index, progress)
-    if output.kind == "local" and isinstance(place.destination, Path):
-        return LocalOutput(place.destination, mechanisms.content, fetch, index, progress)
+    from engine.output.docker import DockerOutput
+    from engine.output.oci import OciOutput
+
     kind = OciOutput if output.kind == "oci" else DockerOutput
     return kind(place, mechanisms.content, fetch, progress)
 

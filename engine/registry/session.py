@@ -1,6 +1,6 @@
 """One HTTP exchange, over aiohttp: no retries, no redirects, no login, but every failure as an error that says what happened.
 
-The only module of the client that imports aiohttp, which takes a while: it is imported in a thread when the first request is
+The only module of the client that uses aiohttp, which takes a while to import: that is done in a thread when the first request is
 made. HTTP/1.1 it is on purpose: a blob over one HTTP/2 stream is slower.
 """
 
@@ -13,18 +13,20 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import anyio
-from aiohttp.abc import AbstractStreamWriter
 from anyio import to_thread
 from yarl import URL
 
 from engine.errors import RegistryError, UsageError
+from engine.registry.aio import aiohttp
 from engine.registry.exchange import FilePart, Request, Timeouts
 from engine.registry.retry import TransientError
 from engine.registry.rules import Headers, clean, origin, proxy_for
+
+if TYPE_CHECKING:
+    from aiohttp.abc import AbstractStreamWriter
 
 SEND_SIZE = 1 << 20
 """Bytes of a file that are read and handed to the socket at once."""

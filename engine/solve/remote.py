@@ -14,7 +14,6 @@ from engine.context.directory import DirectoryTree
 from engine.context.remote import is_git_url, is_http_url
 from engine.errors import CopyError, StorageError
 from engine.image.digest import Digest
-from engine.layer.archive import scan_archive
 from engine.layer.entries import Change, Entry
 from engine.plan.keys import KeyBuilder
 from engine.solve.copying.plan import CopyPlan
@@ -103,6 +102,8 @@ class Remotes:
             plan.locate(tree)
             return
         if unpack:
+            from engine.layer.archive import scan_archive
+
             members = await self._job.mechanisms.workers.call(scan_archive, str(fetched.path), str(self._job.scratch))
             if members is not None:
                 plan.add_archive(members)

@@ -14,7 +14,6 @@ from engine.errors import ContentError, EngineError, NotFoundError, RegistryErro
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest
 from engine.image.reference import Reference
-from engine.layer.apply import scan
 from engine.layer.base import Chain, Layer
 from engine.layer.index import Index, IndexStore
 from engine.layer.tree import Tree
@@ -136,6 +135,8 @@ class Trees:
 
     async def _scan(self, layer: Layer) -> None:
         await self._blobs.ensure(layer.blob)
+        from engine.layer.scan import scan  # here, since layers are seldom read for their index alone
+
         scanned = await self._workers.call(scan, str(self._content.path(layer.blob.digest)))
         if scanned.diff_id != layer.diff_id.hex:
             raise ContentError(f"layer blob {layer.blob.digest} holds sha256:{scanned.diff_id}, "

@@ -17,9 +17,6 @@ from engine.solve.inputs import Inputs
 from engine.solve.keys import Key, Keys
 from engine.solve.mechanisms import Job
 from engine.solve.state import State
-from engine.solve.steps.copy import copy
-from engine.solve.steps.run import run
-from engine.solve.steps.workdir import workdir
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +126,17 @@ class PlanWork:
         return Record(key.digest, layer, created, step.text)
 
     async def _run(self, step: Step, states: Mapping[str, State]) -> Layer:
-        op = step.op
+        op = step.op  # what makes layers is imported here: a build in which nothing has changed makes none
         if isinstance(op, RunOp):
+            from engine.solve.steps.run import run
+
             return await run(self._job, step, op, states)
         if isinstance(op, CopyOp):
+            from engine.solve.steps.copy import copy
+
             return await copy(self._job, step, op, states, self._inputs)
+        from engine.solve.steps.workdir import workdir
+
         return await workdir(self._job, step, op, states)
 
     async def _find(self, step: Step, key: Key) -> Hit | None:
