@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from engine import __version__
@@ -135,7 +137,6 @@ class Wiring:
                 environment = await self.workers.environment()
                 kind = OverlaySnapshotter if environment.snapshots == "overlay" else WalkSnapshotter
                 self._snapshots = kind(self.settings.state_dir, self.content, self.workers, self.indexes)
-                await self.scratch.reclaim(self.remove_tree)
         return self._snapshots
 
     async def remove_tree(self, path: Path) -> None:
@@ -154,8 +155,18 @@ class Wiring:
                 with suppress(EngineError):
                     await self._snapshots.aclose()
                 await self.scratch.aclose(self.remove_tree)
+            await self._tidy()
             await self.workers.aclose()
             self.scratch.close()
+
+    async def _tidy(self) -> None:
+        """Removes what killed processes have left. It costs the listing of two directories when there is nothing."""
+        async def remove_own(path: Path) -> None:
+            await anyio.to_thread.run_sync(shutil.rmtree, path)
+
+        with suppress(OSError):
+            self.leases.reclaim()
+            await self.scratch.reclaim(remove_own if self._snapshots is None else self.remove_tree)
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.__aexit__(None, None, None)

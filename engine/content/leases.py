@@ -92,6 +92,14 @@ class Leases:
         finally:
             os.close(gate)
 
+    def reclaim(self) -> None:
+        """Removes the leases of builds that were killed."""
+        for path in claims.entries(self._directory):
+            if path.name.startswith(_PREFIX):
+                with claims.abandoned(path) as dead, suppress(OSError):
+                    if dead:
+                        path.unlink()
+
     def _open_gate(self) -> int:
         return os.open(self._gate, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
 

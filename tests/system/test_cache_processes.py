@@ -1,0 +1,141 @@
+"""One state directory and many processes: equal steps run once, every image is right, and a killed build costs nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import pytest
+
+from engine.registry.server.server import RegistryServer
+
+from .conftest import write_context
+
+pytestmark = [pytest.mark.anyio, pytest.mark.system]
+
+ROUNDS = int(os.environ.get("ANIKO_KILL_ROUNDS", "60"))
+"""Builds that are killed."""
+
+
+def command(memory: Path, context: Path, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "engine.cli", "build", "--state-dir", str(memory / "state"), "--progress", "plain", *flags,
+            str(context)]  # fmt: skip
+
+
+async def build(memory: Path, context: Path, *flags: str) -> str:
+    """One build in a process of its own; returns what it said."""
+    done = await anyio.run_process(command(memory, context, *flags), check=False, stdin=subprocess.DEVNULL)
+    text = done.stderr.decode()
+    assert done.returncode == 0, text
+    return text
+
+
+def ran(texts: Sequence[str]) -> int:
+    return sum(int(text.rpartition("(")[2].split()[0]) for text in texts for text in text.splitlines() if text.startswith("built "))
+
+
+async def test_equal_steps_of_many_processes_run_once_and_all_images_are_right(base: str, registry: RegistryServer,
+                                                                                memory: Path) -> None:  # fmt: skip
+    mount = "--mount=type=cache,target=/count,id=count"
+    dockerfile = f"FROM {base}\nRUN {mount} echo x >> /count/runs && cp /count/runs /runs\nCOPY own /own\n"
+    contexts = [write_context(memory / f"app{n}", dockerfile, own=f"{n}\n") for n in range(20)]
+    texts: list[str] = []
+
+    async def one(n: int) -> None:
+        texts.append(await build(memory, contexts[n], "-o", str(memory / f"out{n}")))
+
+    async with anyio.create_task_group() as tasks:
+        for n in range(20):
+            tasks.start_soon(one, n)
+    for n in range(20):
+        assert (memory / f"out{n}/runs").read_text() == "x\n"
+        assert (memory / f"out{n}/own").read_text() == f"{n}\n"
+    assert ran(texts) == 1 + 20
+
+
+async def test_who_waits_takes_over_when_the_runner_is_killed(base: str, memory: Path) -> None:
+    mount = "--mount=type=cache,target=/shared,id=shared"
+    line = f"RUN {mount} echo $$ >> /shared/starts; until test -e /shared/go; do usleep 10000; done; cp /shared/starts /starts\n"
+    context = write_context(memory / "app", f"FROM {base}\n{line}")
+    first = await anyio.open_process(command(memory, context), stdin=subprocess.DEVNULL)
+    shared = await _appears(memory / "state/mounts", "starts")
+    second = await anyio.open_process(command(memory, context, "-o", str(memory / "out")), stdin=subprocess.DEVNULL)
+    await _waits(second, memory / "state/locks")
+    assert shared.read_text().count("\n") == 1
+    first.send_signal(signal.SIGKILL)
+    await first.wait()
+    (shared.parent / "go").touch()
+    assert await second.wait() == 0
+    assert (memory / "out/starts").read_text().count("\n") == 2
+    for process in (first, second):
+        await process.aclose()
+
+
+async def _appears(below: Path, name: str) -> Path:
+    with anyio.fail_after(180):
+        while True:
+            found = list(below.glob(f"*/*/{name}"))
+            if found:
+                return found[0]
+            await anyio.sleep(0.01)
+
+
+async def _waits(process: anyio.abc.Process, locks: Path) -> None:
+    """Until a process has a lock file open that another one holds."""
+    with anyio.fail_after(180):
+        while True:
+            held = [os.readlink(fd) for fd in Path(f"/proc/{process.pid}/fd").iterdir() if fd.is_symlink()]
+            if any(Path(path).parent == locks for path in held):
+                return
+            await anyio.sleep(0.01)
+
+
+async def test_a_build_killed_at_any_moment_leaves_a_state_that_serves_the_next(base: str, memory: Path) -> None:
+    chance = random.Random(7)
+    dockerfile = (f"FROM {base} AS one\nRUN cp /bin/busybox /b\nFROM {base}\nCOPY own /own\nRUN cat /own /own > /twice && rm -rf /home\n"
+                  "COPY --from=one /b /b\n")  # fmt: skip
+    duration = await _measure(memory, dockerfile)
+    right = 0
+    for n in range(ROUNDS):
+        context = write_context(memory / "app", dockerfile, own=f"{n}\n")
+        process = await anyio.open_process(command(memory, context), stdin=subprocess.DEVNULL, start_new_session=True)
+        with anyio.move_on_after(chance.uniform(0, duration * 1.1)):
+            await process.wait()
+        if process.returncode is None:
+            if n % 2:
+                process.send_signal(signal.SIGKILL)
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        await process.aclose()
+        if n % 4 == 3:
+            await _is_right(memory, context, n)
+            right += 1
+    assert right == ROUNDS // 4
+    await _is_right(memory, write_context(memory / "app", dockerfile, own="last\n"), "last")
+    left = [p for name in ("tmp", "roots", "ingest", "leases") for p in (memory / "state" / name).glob("*") if p.name != "gate"]
+    assert left == []
+
+
+async def _measure(memory: Path, dockerfile: str) -> float:
+    context = write_context(memory / "app", dockerfile, own="first\n")
+    begun = anyio.current_time()
+    await build(memory, context)
+    return anyio.current_time() - begun
+
+
+async def _is_right(memory: Path, context: Path, own: object) -> None:
+    out = memory / "out"
+    await build(memory, context, "-o", f"type=local,dest={out}")
+    assert (out / "twice").read_text() == f"{own}\n{own}\n"
+    assert (out / "own").read_text() == f"{own}\n"
+    assert not (out / "home").exists()
+    assert (out / "b").stat().st_size == (out / "bin/busybox").stat().st_size
+    await anyio.run_process(["rm", "-rf", str(out)])
