@@ -26,7 +26,7 @@ ELSEWHERE = {
     "--rm": "nothing is left behind by a build",
     "--force-rm": "nothing is left behind by a build",
 } | dict.fromkeys(
-    ("--add-host", "--allow", "--attest", "--call", "--cgroup-parent", "--check",
+    ("--add-host", "--allow", "--attest", "--call", "--cgroup-parent",
      "--no-cache-filter", "--policy", "--shm-size", "--ulimit"), "docker buildx has it, aniko has not yet",
 )  # fmt: skip
 """Flags that people know from other builders, and what to do instead."""
@@ -86,6 +86,7 @@ def _configure_outputs(group: argparse._ArgumentGroup) -> None:
 
 
 def _configure_engine(group: argparse._ArgumentGroup) -> None:
+    add_switch(group, "--check", help="check the Dockerfile and build nothing; exit code 1 if there are warnings")
     group.add_argument("--network", choices=("default", "none", "host"), default="default", help="the network of RUN")
     group.add_argument("--isolation", choices=("auto", "userns", "chroot"), default="auto",
                        help="how RUN is kept apart from this machine")
@@ -120,7 +121,10 @@ def execute(arguments: argparse.Namespace) -> int:
         config = paths.docker_config(os.environ)
         request = inputs.request(arguments, os.environ, config, sys.stdin.buffer)
         _refuse_terminals(request, quiet=_is_quiet(arguments))
-        _build(arguments, inputs.settings(arguments, os.environ, config), request, renderer)
+        settings = inputs.settings(arguments, os.environ, config)
+        if arguments.check:
+            return _check(settings, request, renderer)
+        _build(arguments, settings, request, renderer)
     except Exception as error:
         renderer.close()
         told = failure.cause(error)
@@ -143,6 +147,22 @@ def _build(arguments: argparse.Namespace, settings: Settings, request: BuildRequ
         print(result.digest)
     elif arguments.progress != "json":
         sys.stderr.write(results.summary(request, result))
+
+
+def _check(settings: Settings, request: BuildRequest, renderer: Renderer) -> int:
+    """Checks the Dockerfile; returns 0 if there is nothing to say of it, else 1."""
+    from engine.cli import loop
+
+    async def check() -> int:
+        from engine import Engine
+
+        async with Engine(settings) as engine:
+            return await engine.check(request, sink=renderer, stdin=sys.stdin.buffer if request.context == "-" else None)
+
+    count = loop.run(check)
+    renderer.close()
+    sys.stderr.write(f"check complete, {count or 'no'} warning{'' if count == 1 else 's'} found\n")
+    return 1 if count else 0
 
 
 async def _run(settings: Settings, request: BuildRequest, renderer: Renderer, stdin: BinaryIO | None) -> BuildResult:

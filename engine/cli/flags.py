@@ -29,7 +29,7 @@ class OutputFlags:
     outputs: tuple[OutputRequest, ...] = ()
     names: tuple[str, ...] = ()
     image: Mapping[str, str] = field(default_factory=dict)
-    """`compression`, `compression-level` and `annotation.KEY`."""
+    """`compression`, `compression-level`, `rewrite-timestamp` and `annotation.KEY`."""
 
 
 def pairs(values: Sequence[str], flag: str) -> dict[str, str]:
@@ -156,10 +156,10 @@ def _output(value: str) -> tuple[OutputRequest | None, dict[str, str]]:
     if _csv(value, "--output") == [value] and not value.startswith("type="):
         known = {"type": "tar"} if value == "-" else {"type": "local", "dest": value}
     else:
-        known = fields(value, "--output", ("type", "dest", "tar", "push", "name", "compression", "compression-level"),
-                        prefix="annotation.")
+        known = fields(value, "--output", ("type", "dest", "tar", "push", "name", "compression", "compression-level",
+                                           "rewrite-timestamp"), prefix="annotation.")
     kind, dest = known.pop("type", ""), known.pop("dest", "")
-    archive, push = _boolean(known.pop("tar", "true"), "tar"), _boolean(known.pop("push", "false"), "push")
+    archive, push = boolean(known.pop("tar", "true"), "tar"), boolean(known.pop("push", "false"), "push")
     if kind not in _OUTPUT_KINDS:
         hint = did_you_mean(kind, _OUTPUT_KINDS) or f"the types are {', '.join(_OUTPUT_KINDS)}"
         raise UsageError(f"unsupported output type {kind!r}" if kind else f"no type in --output {value!r}", hint=hint)
@@ -178,7 +178,7 @@ def _output(value: str) -> tuple[OutputRequest | None, dict[str, str]]:
     return OutputRequest(kind, destination, archive), known  # type: ignore[arg-type]  # kind is checked above
 
 
-def _boolean(text: str, key: str) -> bool:
+def boolean(text: str, key: str) -> bool:
     if text.lower() not in _BOOLEANS:
         raise UsageError(f"invalid value {text!r} for {key}: true or false is needed")
     return _BOOLEANS[text.lower()]

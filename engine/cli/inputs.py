@@ -72,6 +72,7 @@ def request(
         compression=compression,
         compression_level=level,
         source_date_epoch=_epoch(args),
+        rewrite_timestamp=flags.boolean(out.image.get("rewrite-timestamp", "false"), "rewrite-timestamp"),
         cache_from=cache.sources,
         cache_to=cache.target,
         cache_scopes=cache.scopes,

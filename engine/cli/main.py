@@ -16,6 +16,7 @@ from engine.errors import EngineError, UsageError
 
 COMMANDS = {
     "build": ("engine.cli.build", "build an image from a Dockerfile"),
+    "cache": ("engine.cli.cache", "show, prune and verify what earlier builds have left"),
     "registry": ("engine.cli.registry", "serve images from a directory on this machine"),
     "version": ("engine.cli.version", "show the version"),
 }

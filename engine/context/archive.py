@@ -149,6 +149,8 @@ def _plain(entry: Entry, path: bytes) -> Entry:
 class ArchiveContext:
     """Implements `engine.context.base.Context` over a tar. Ignore files are for local directories only."""
 
+    rules = None
+
     def __init__(self, tree: ArchiveTree, scratch: Path, owned: Sequence[Path] = ()) -> None:
         """`owned` are directories to remove at the end."""
         self.tree = tree

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from engine.context.rules import IgnoreRules
 from engine.layer.base import FileTree
 
 
@@ -15,6 +16,10 @@ class Context(Protocol):
     @property
     def tree(self) -> FileTree:
         """What may be copied: without the files that the ignore file names."""
+
+    @property
+    def rules(self) -> IgnoreRules | None:
+        """What of it is left out, None for nothing."""
 
     def dockerfile(self, path: str | None) -> tuple[str, bytes] | None:
         """The Dockerfile's name for people and its bytes (default: `Dockerfile`, else `dockerfile`); None if it is not there.

@@ -12,6 +12,8 @@ from engine.errors import ContextError
 class EmptyContext:
     """Implements `engine.context.base.Context`. `dockerfile` is what was on standard input or at a URL."""
 
+    rules = None
+
     def __init__(self, dockerfile: bytes | None = None) -> None:
         self.tree = ArchiveTree(())
         self._dockerfile = dockerfile

@@ -14,7 +14,7 @@ import anyio.to_thread
 from engine.context.directory import DirectoryTree
 from engine.context.faults import show
 from engine.context.hashing import EMPTY, Hasher
-from engine.context.rules import ReadRules
+from engine.context.rules import IgnoreRules, ReadRules
 from engine.context.view import copy_visible, remove_tree
 from engine.errors import ContextError
 from engine.layer.resolve import resolve
@@ -46,10 +46,10 @@ class DirectoryContext:
         self._plain = DirectoryTree(self._root)
         self._views: dict[bytes, str] = {}
         self._lock = anyio.Lock()
-        rules = None
+        self.rules: IgnoreRules | None = None
         if read_rules is not None and (found := self._ignore_file(dockerfile)) is not None:
-            rules = read_rules(found)
-        self.tree = DirectoryTree(self._root, rules) if rules is not None else self._plain
+            self.rules = read_rules(found)
+        self.tree = DirectoryTree(self._root, self.rules) if self.rules is not None else self._plain
 
     def dockerfile(self, path: str | None) -> tuple[str, bytes] | None:
         """See `Context`. A path is relative to the current directory, and if it is not there, to the context."""

@@ -164,6 +164,7 @@ class _RemoteDockerfile:
         self._url = url
         self._text = text
         self.tree: FileTree = context.tree
+        self.rules = context.rules
 
     def dockerfile(self, path: str | None) -> tuple[str, bytes] | None:
         return (self._url, self._text) if path == self._url else self._context.dockerfile(path)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform as machine
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import anyio
 
+from engine.context.base import Context
+from engine.dockerfile.ignore import IgnoreMatcher
 from engine.dockerfile.instructions import Dockerfile
 from engine.dockerfile.lint import enforce, lint
 from engine.dockerfile.parser import parse
@@ -18,11 +20,15 @@ from engine.output.base import Built, BuiltImage, Output
 from engine.plan.base import Plan
 from engine.plan.build import ImageKey, PlanInputs, images_wanted, make_plan
 from engine.plan.stages import GraphInputs, StageGraph, StageNode, build_graph
+from engine.progress.reporter import Reporter
 from engine.request import BuildRequest, BuildResult
 from engine.solve.assemble import assemble, bundle
 from engine.solve.driver import solve
 from engine.solve.mechanisms import Job
 from engine.solve.work import PlanWork
+
+OpenContext = Callable[[str], Awaitable[Context]]
+"""Opens a context when it is first asked for; `""` is the build context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,7 @@ class Counts:
 
 async def build(job: Job, request: BuildRequest, outputs: Sequence[Output]) -> BuildResult:
     """Builds and writes every output; raises the first `EngineError`, with its place in the Dockerfile where it has one."""
-    dockerfile = await read_dockerfile(job, request)
+    dockerfile, _ = await read_dockerfile(job.context, job.report, request)
     if request.rewrite_timestamp and job.epoch is None:
         job.report.warn("rewrite-timestamp is asked for, but there is no SOURCE_DATE_EPOCH: times stay as they are")
     host = host_platform()
@@ -72,23 +78,34 @@ def _engine_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-async def read_dockerfile(job: Job, request: BuildRequest) -> Dockerfile:
-    """The parsed Dockerfile of a request; raises `DockerfileError` when it is missing or wrong, or fails its own checks."""
+async def check(open_context: OpenContext, report: Reporter, request: BuildRequest) -> int:
+    """Reads and checks the Dockerfile and the order of its stages, and runs nothing; returns how many warnings were reported.
+    Raises `DockerfileError`."""
+    dockerfile, warnings = await read_dockerfile(open_context, report, request)
+    host = host_platform()
+    for target in request.platforms or (host,):
+        build_graph(dockerfile, GraphInputs(request.target, request.build_args, host, target, request.contexts))
+    return warnings
+
+
+async def read_dockerfile(open_context: OpenContext, report: Reporter, request: BuildRequest) -> tuple[Dockerfile, int]:
+    """The parsed Dockerfile of a request, and how many warnings it gave; raises `DockerfileError` when it is missing or wrong,
+    or fails its own checks."""
+    context = await open_context("")
     if request.dockerfile_text is not None:
         name, data = "Dockerfile", request.dockerfile_text.encode("utf-8", "surrogateescape")
     else:
-        context = await job.context("")
         found = context.dockerfile(request.dockerfile)
         if found is None:
             raise DockerfileError(f"failed to read dockerfile: {request.dockerfile or 'Dockerfile'}: no such file",
                                   hint="name it with -f")  # fmt: skip
         name, data = found
     dockerfile = parse(data, name)
-    warnings = lint(dockerfile)
+    warnings = lint(dockerfile, ignored=context.rules if isinstance(context.rules, IgnoreMatcher) else None)
     for warning in warnings:
-        job.report.warn(warning.message, warning.rule, warning.location.first)
+        report.warn(warning.message, warning.rule, warning.location.first)
     enforce(dockerfile, warnings)
-    return dockerfile
+    return dockerfile, len(warnings)
 
 
 async def make(job: Job, request: BuildRequest, dockerfile: Dockerfile, host: Platform, target: Platform) -> Plan:

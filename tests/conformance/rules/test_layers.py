@@ -197,3 +197,15 @@ def test_a_dockerfile_is_read_through_links_and_found_in_lower_case(shop) -> Non
         request = shop.request(folder, outputs=(OutputRequest("oci", out, archive=False),))
         assert shop.portal.call(shop.engine.build, request).ran <= 1
 
+
+
+@pytest.mark.rule(123)
+def test_a_check_reads_and_runs_nothing(shop) -> None:
+    folder = shop.context({}, "FROM @busybox\nRUN false\nCMD echo")
+    events: list[object] = []
+
+    async def check() -> int:
+        return await shop.engine.check(shop.request(folder), sink=events.append)
+
+    assert shop.portal.call(check) == 1
+    assert [getattr(event, "rule", event) for event in events] == ["JSONArgsRecommended"]

@@ -39,6 +39,7 @@ class Engine:
     settings: list[Settings] = field(default_factory=list)
     stdin: list[bytes] = field(default_factory=list)
     closed: int = 0
+    warnings: int = 0
     media_type: str = OCI_MANIFEST
     behave: Callable[[Callable[[Event], None]], Awaitable[None]] | None = None
 
@@ -64,6 +65,9 @@ class Engine:
         sink(BuildFinished(1.0, ok=True, digest=str(DIGEST)))
         names = tuple(str(tag) for tag in request.tags)
         return BuildResult(DIGEST, CONFIG, self.media_type, 2, b"{}", names, cached=2, ran=1)
+
+    async def check(self, request: BuildRequest, *, sink: Callable[[Event], None], stdin: Any = None) -> int:
+        return self.warnings
 
     @property
     def request(self) -> BuildRequest:
@@ -321,3 +325,18 @@ def test_a_bug_in_the_engine(engine: Engine, capsys: pytest.CaptureFixture[str])
     assert main(["build", "."]) == 1
     err = capsys.readouterr().err
     assert "This is a bug in aniko" in err and err.endswith("ERROR: KeyError: 'x'\n")
+
+
+def test_times_of_files_are_rewritten_when_an_output_says_so(engine: Engine) -> None:
+    for value, wanted in (("type=oci,dest=x,rewrite-timestamp=true", True), ("type=oci,dest=x", False)):
+        assert main(["build", "-o", value, "."]) == 0
+        assert engine.request.rewrite_timestamp is wanted
+
+
+@pytest.mark.parametrize(("found", "code", "said"), [(0, 0, "no warnings found"), (1, 1, "1 warning found"), (2, 1, "2 warnings")])
+def test_a_check_builds_nothing_and_its_code_says_what_it_found(engine: Engine, capsys: pytest.CaptureFixture[str], found: int,
+                                                                code: int, said: str) -> None:  # fmt: skip
+    engine.warnings = found
+    assert main(["build", "--check", "--progress=plain", "."]) == code
+    assert said in capsys.readouterr().err
+    assert engine.requests == []

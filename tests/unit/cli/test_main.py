@@ -52,6 +52,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == (
         "usage: aniko COMMAND …\n\nContainer images from Dockerfiles: no daemon, no root.\n\ncommands:\n"
         "  build     build an image from a Dockerfile\n"
+        "  cache     show, prune and verify what earlier builds have left\n"
         "  registry  serve images from a directory on this machine\n"
         "  version   show the version\n\n"
         "Each command tells its flags: aniko build --help\n"
