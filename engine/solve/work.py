@@ -51,6 +51,7 @@ class PlanWork:
         try:
             key = await self._keys.definition(node.id)
         except EngineError as error:
+            self._job.report.step(self._id(node), self._prefix + node.name)
             self._failed(node, error)
             raise
         hit = await self._find(node, key)
@@ -88,7 +89,6 @@ class PlanWork:
     def _failed(self, node: Node, error: EngineError) -> None:
         if isinstance(node, Step):
             error.at(node.location, self._text)
-            self._job.report.step(self._id(node), self._prefix + node.name)
             self._job.report.finished(self._id(node), "failed", error.message)
 
     def _id(self, node: Node) -> str:
