@@ -11,6 +11,7 @@ import base64
 import hashlib
 import re
 import zlib
+from contextlib import suppress
 
 from engine import codec
 from engine.cache.base import Record
@@ -29,6 +30,7 @@ Descriptor")."""
 _KEY, _STEP, _CREATED = "dev.aniko.cache.key", "dev.aniko.cache.step", "dev.aniko.cache.created"
 _DIFF_ID, _INGREDIENTS = "dev.aniko.cache.diff-id", "dev.aniko.cache.ingredients"
 _MOST_PACKED, _MOST_UNPACKED = 64 << 10, 16 << 20
+_TAG = re.compile(r"(k|s-.+|h-.+)-[0-9a-f]{64}")
 _PLAIN_SCOPE = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 
 
@@ -40,6 +42,20 @@ def tag(key: Digest, scope: str = "") -> str:
         return f"s-{scope}-{key.hex}"
     slug = re.sub(r"[^A-Za-z0-9_.-]", "-", scope)[:24]
     return f"h-{slug}-{hashlib.sha256(scope.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}-{key.hex}"
+
+
+def is_tag(text: str) -> bool:
+    """Whether a tag can be an entry's."""
+    return _TAG.fullmatch(text) is not None
+
+
+def created(manifest: Manifest | Index) -> float | None:
+    """When the record of an entry was made, in seconds since the epoch; None if it is no entry."""
+    if not isinstance(manifest, Manifest) or manifest.artifact_type != ARTIFACT:
+        return None
+    with suppress(ValueError):
+        return float(manifest.annotations.get(_CREATED, ""))
+    return None
 
 
 def to_manifest(record: Record) -> Manifest:

@@ -7,6 +7,7 @@ directory.
     moved/<chain id>    the layer, by hard links, with what lies below a lower layer's symlink in the right place
     fix/<chain id>      what has to lie above such a layer in this chain: parents with their real owners, modes and times,
                         copies of files that it links to
+    of/<chain id>       the diff id of the chain's last layer, so that a prune knows what the chain's directories belong to
 
 Directories appear by rename, whole; two processes that make the same one use the one that was first, and unpacking is done under
 a lock, so that the second waits instead. What was left by a process that died is in the scratch space, which the next one reclaims.
@@ -21,6 +22,7 @@ from pathlib import Path
 import anyio
 
 from engine.content.base import ContentStore
+from engine.content.faults import storing
 from engine.content.scratch import Scratch
 from engine.errors import ContentError, StorageError
 from engine.isolate.base import IdMap
@@ -62,7 +64,7 @@ class LayerDirs:
         self._workers = workers
         self._indexes = indexes
         self._turns: dict[str, anyio.Lock] = {}
-        for name in ("diff", "needs", "chain", "moved", "fix", "locks"):
+        for name in ("diff", "needs", "chain", "moved", "fix", "of", "locks"):
             (place.directory / name).mkdir(parents=True, exist_ok=True)
 
     def path(self, kind: str, name: str) -> Path:
@@ -81,6 +83,13 @@ class LayerDirs:
                     store=str(self._place.directory), scratch=str(self._place.scratch.directory("unpack-")),
                     style=self._place.style, ids=self._place.ids))
         self._turns.pop(name, None)
+
+    def note(self, chain: Chain) -> None:
+        """Writes down which layer the directories of a chain belong to; to be called before they are made. Raises
+        `StorageError`."""
+        path = self.path("of", chain_name(chain))
+        with storing(path):
+            path.write_text(str(chain[-1].diff_id))
 
     def missing(self, chain: Chain) -> list[Layer]:
         """The layers of a chain that have to be unpacked before it can be stacked."""
@@ -139,6 +148,7 @@ class LayerDirs:
         """The directories, lowest first, of a chain's last layer, which leans on the layers below."""
         diff, moved, fix = self.path("diff", chain[-1].diff_id.hex), self.path("moved", name), self.path("fix", name)
         if not fix.is_dir():
+            self.note(chain)
             below = self._tree(chain[:-1])
             needs = jobs.read_needs(self.path("needs", chain[-1].diff_id.hex))
             moves = {path: real for path in needs.implicit if (real := resolve(below, path)) != path}

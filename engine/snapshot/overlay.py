@@ -72,6 +72,7 @@ class OverlaySnapshotter:
         """See `Snapshotter`."""
         layers, _ = await self._opened()
         assert isinstance(active.root, OverlayRoot) and active.root.upper is not None
+        layers.note(chain)
         final = layers.path("chain", chain_name(chain))
         await self._workers.call(jobs.keep_upper, active.root.upper, str(final), str(self._state_dir / active.id))
 

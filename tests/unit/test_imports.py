@@ -17,6 +17,7 @@ LEVELS = [
     {"cache", "output", "snapshot", "context"},
     {"solve"},
     {"wiring"},
+    {"upkeep"},
     {"api"},
     {"cli"},
 ]

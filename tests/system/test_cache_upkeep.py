@@ -1,0 +1,187 @@
+"""`aniko cache` on real state directories: nothing that is needed goes, everything else can, and what is broken heals."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from engine import Engine, Settings
+from engine.content.gc import Policy
+from engine.image.digest import Digest
+from engine.image.reference import Reference
+from engine.progress.events import Event, StepOutput
+from engine.registry.server.server import RegistryServer
+from engine.request import CacheLocation
+from engine.upkeep import Upkeep
+from engine.wiring import Wiring
+
+from .conftest import request, write_context
+
+pytestmark = [pytest.mark.anyio, pytest.mark.system]
+
+STEPS = "FROM {base}\nRUN --mount=type=cache,target=/c,id=mine echo 1 > /c/1\nCOPY f /f\nRUN echo a > /a\n"
+
+
+async def built(memory: Path, dockerfile: str, state: str = "state", **files: str) -> tuple[int, int]:
+    """Builds in a state directory; returns how many steps ran, and how many were cached."""
+    context = write_context(memory / "app", dockerfile, **files)
+    async with Engine(Settings(memory / state)) as engine:
+        result = await engine.build(request(context, push=False))
+    return result.ran, result.cached
+
+
+async def aniko(memory: Path, *words: str, code: int = 0) -> Any:
+    """Runs `aniko cache` in a process of its own; returns the JSON that it writes."""
+    line = [sys.executable, "-m", "engine.cli", "cache", words[0], "--json", "--state-dir", str(memory / "state"), *words[1:]]
+    done = await anyio.run_process(line, check=False)
+    assert done.returncode == code, done.stderr.decode()
+    return json.loads(done.stdout) if done.stdout else done.stderr.decode()
+
+
+def files_of(memory: Path) -> list[str]:
+    """What takes space in a state directory."""
+    kinds = ("blobs/sha256", "indexes/sha256", "layers/*/diff", "layers/*/chain", "layers/*/fix", "mounts/*", "layers/trash")
+    paths = [p for kind in kinds for p in (memory / "state").glob(f"{kind}/*")]
+    return sorted(str(p.relative_to(memory / "state")) for p in paths if p.name.isalnum() or "trash" in str(p))
+
+
+async def test_a_prune_without_a_policy_takes_nothing_that_a_build_would_miss(base: str, memory: Path) -> None:
+    assert await built(memory, STEPS.format(base=base), f="1") == (3, 0)
+    before = files_of(memory)
+    await aniko(memory, "prune")
+    assert [p for p in before if p not in files_of(memory) and not p.startswith("blobs")] == []
+    assert await built(memory, STEPS.format(base=base), f="1") == (0, 3)
+    assert await built(memory, STEPS.format(base=base) + "RUN cat /a /f\n", f="1") == (1, 3)
+
+
+async def test_everything_can_go_and_the_next_build_is_right(base: str, memory: Path) -> None:
+    await built(memory, STEPS.format(base=base), f="1")
+    usage = await aniko(memory, "du")
+    assert {kind for kind, row in usage["kinds"].items() if row["count"]} == {"record", "base", "mount", "layer", "blob", "index"}
+    assert usage["total"]["reclaimable"] == usage["total"]["size"] > 1_000_000
+    dry = await aniko(memory, "prune", "--all", "--dry-run")
+    assert files_of(memory)
+    gone = await aniko(memory, "prune", "--all")
+    assert (gone["removed"], gone["freed"], gone["kept"]) == (dry["removed"], dry["freed"], 0)
+    assert [p for p in files_of(memory) if not p.endswith("about")] == []
+    assert (await aniko(memory, "du"))["total"]["size"] == 0
+    assert await built(memory, STEPS.format(base=base), f="1") == (3, 0)
+
+
+async def test_policies_choose_by_kind_and_age_and_size(base: str, memory: Path) -> None:
+    await built(memory, STEPS.format(base=base), f="1")
+    mounts = await aniko(memory, "prune", "--all", "--kind", "mount")
+    assert [item["kind"] for item in mounts["removed"] if item["kind"] in ("record", "base", "mount")] == ["mount"]
+    assert await built(memory, STEPS.format(base=base), f="1") == (0, 3)
+    assert not [r for r in (await aniko(memory, "prune", "--older-than", "1h"))["removed"] if r["kind"] == "record"]
+    small = await aniko(memory, "prune", "--keep-storage", "1kB")
+    assert small["kept"] <= 1000 and small["freed"] > 1_000_000
+    assert await built(memory, STEPS.format(base=base), f="1") == (3, 0)
+    old = time.time() + 7200
+
+    async with Wiring(Settings(memory / "state"), clock=lambda: old) as wiring:
+        verdict = await Upkeep(wiring).prune(Policy(older_than=3600.0), old)
+    assert verdict.kept == 0
+
+
+async def test_a_prune_beside_a_running_build_leaves_it_alone(base: str, memory: Path) -> None:
+    before = f"FROM {base}\nRUN head -c 100000 /dev/urandom > /early\n"
+    await built(memory, before)
+    line = "RUN --mount=type=cache,target=/meet,id=meet echo begun; until test -e /meet/go; do usleep 10000; done; cp /early /late\n"
+    context = write_context(memory / "app", f"{before}{line}RUN cmp /early /late\n")
+    begun = anyio.Event()
+
+    def sink(event: Event) -> None:
+        if isinstance(event, StepOutput):
+            begun.set()
+
+    async with Engine(Settings(memory / "state")) as engine, anyio.create_task_group() as tasks:
+
+        async def build() -> None:
+            assert (await engine.build(request(context, push=False), sink=sink)).cached == 1
+
+        tasks.start_soon(build)
+        with anyio.fail_after(120):
+            await begun.wait()
+        removed = (await aniko(memory, "prune", "--all"))["removed"]
+        next((memory / "state/mounts").glob("*/0")).joinpath("go").touch()
+    assert "mount" not in {item["kind"] for item in removed}
+    assert await built(memory, before) == (0, 1)
+
+
+async def test_what_is_broken_is_found_and_heals(base: str, memory: Path) -> None:
+    await built(memory, STEPS.format(base=base), f="1")
+    assert (await aniko(memory, "verify"))["findings"] == []
+    record = next(r for r in await aniko(memory, "ls") if r["name"].startswith("COPY"))
+    blob = Digest.parse((await aniko(memory, "inspect", record["id"]))["layer"]["blob"]["digest"])
+    path = memory / "state/blobs/sha256" / blob.hex
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    [finding] = (await aniko(memory, "verify", code=8))["findings"]
+    assert (finding["kind"], finding["id"]) == ("blob", str(blob))
+    ran, cached = await built(memory, STEPS.format(base=base), f="1")
+    assert (ran + cached, cached >= 1) == (3, True)
+    assert (await aniko(memory, "verify"))["findings"] == []
+
+
+async def test_a_blob_that_was_cut_off_is_made_again(base: str, memory: Path) -> None:
+    """As after a power failure: the file is there and too short."""
+    await built(memory, STEPS.format(base=base), f="1")
+    for path in (memory / "state/blobs/sha256").iterdir():
+        path.chmod(0o644)
+        os.truncate(path, 0)
+    assert await built(memory, STEPS.format(base=base) + "RUN cat /a /f\n", f="1") == (4, 0)
+
+
+async def test_a_record_tells_what_it_is_made_of(base: str, memory: Path) -> None:
+    secret = write_context(memory / "app", f"FROM {base}\nRUN --mount=type=secret,id=s cat /run/secrets/s; echo $http_proxy\n")
+    from engine.request import SecretSource
+
+    async with Engine(Settings(memory / "state")) as engine:
+        await engine.build(request(secret, push=False, secrets={"s": SecretSource("s", value=b"hush-hush")},
+                                   build_args={"http_proxy": "http://user:word@proxy"}))  # fmt: skip
+    records = [await aniko(memory, "inspect", r["id"]) for r in await aniko(memory, "ls", "--kind", "record")]
+    assert len(records) == 1
+    assert all("cat /run/secrets/s" in record["ingredients"]["command"] for record in records)
+    for word in ("hush", "user:word"):
+        assert word not in json.dumps(records)
+    for path in (memory / "state").rglob("*"):
+        if path.is_file() and "layers" not in path.parts:
+            assert b"hush-hush" not in path.read_bytes() and b"user:word" not in path.read_bytes(), path
+
+
+async def test_old_entries_of_a_registry_cache_are_collected(base: str, registry: RegistryServer, memory: Path) -> None:
+    context = write_context(memory / "app", f"FROM {base}\nRUN echo a > /a\nRUN echo b > /b\n")
+    cache = f"{registry.address}/cache"
+    location = CacheLocation(Reference.parse(cache), "max")
+    async with Engine(Settings(memory / "state")) as engine:
+        await engine.build(request(context, f"{cache}:image", cache_from=(location,), cache_to=location))
+    # The first step's definition is its content: what it stands on is an image
+    assert await aniko(memory, "gc", cache, "--older-than", "1h") == {"entries": 3, "removed": [], "dry_run": False}
+    assert len((await aniko(memory, "gc", cache, "--older-than", "0s", "--dry-run"))["removed"]) == 3
+    assert len((await aniko(memory, "gc", cache, "--older-than", "0s"))["removed"]) == 3
+    assert (await aniko(memory, "gc", cache, "--older-than", "0s"))["entries"] == 0
+    async with Engine(Settings(memory / "other")) as engine:
+        result = await engine.build(request(context, cache_from=(location,), push=False))
+    assert result.ran == 2, "and the image is still there"
+    done = await anyio.run_process(["skopeo", "inspect", "--tls-verify=false", f"docker://{cache}:image"])
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(("words", "text"), [
+    (("inspect",), "arguments are required: KEY"), (("du", "x"), "too many arguments: x"), (("du", "--all"), "unknown flag: --all"),
+    (("prune", "--older-than", "soon"), "invalid time"), (("prune", "--keep-storage", "much"), "invalid size"),
+    (("prune", "--kind", "blob"), "unknown kind"), (("inspect", "nothing"), "no record has"), (("gc", "a/b"), "--older-than"),
+])  # fmt: skip
+async def test_mistakes_are_told(words: tuple[str, ...], text: str, memory: Path) -> None:
+    (memory / "state").mkdir()
+    assert text in await aniko(memory, *words, code=2)
