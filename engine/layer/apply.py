@@ -114,6 +114,7 @@ def _write(disk: Disk, entry: Entry, pieces: Iterable[bytes | memoryview]) -> No
 def _remove(disk: Disk, kind: Kind, path: bytes, written: set[bytes]) -> None:
     """Removes a path, or all that is in it, but for what this layer has `written`."""
     if kind == "opaque" or path in disk.holding:
+        disk.find(path)  # whose time stays as it is
         for name in disk.names(path):
             _remove(disk, "whiteout", path + b"/" + name if path else name, written)
     elif path in written:

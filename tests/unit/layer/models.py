@@ -181,7 +181,12 @@ def layer_over(draw: st.DrawFn, files: Files) -> list[Entry]:
     inside = [r.path + b"/" if r.kind == "opaque" else r.path for r in removals]
     removals = [r for r, path in zip(removals, inside, strict=True)
                 if not any(e.kind != "dir" and path.startswith(e.path + b"/") for e in out)]  # fmt: skip
-    return draw(st.permutations(removals)) + out if draw(st.booleans()) else out + removals
+    late = draw(st.booleans())
+    try:
+        apply(files, out)  # what is in the way must be gone before something takes its place
+    except Nonsense:
+        late = False
+    return out + removals if late else draw(st.permutations(removals)) + out
 
 
 @st.composite
