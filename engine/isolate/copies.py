@@ -29,18 +29,31 @@ def copy_metadata(source: str | bytes, target: str | bytes) -> None:
 
 def remove_tree(path: str | bytes) -> None:
     """Removes a file or a directory with what is in it; no error if there is nothing."""
+    path = os.fsencode(path)
     try:
-        found = os.lstat(path)
+        is_directory = stat.S_ISDIR(os.lstat(path).st_mode)
     except FileNotFoundError:
         return
-    if not stat.S_ISDIR(found.st_mode):
+    if not is_directory:
         os.unlink(path)
         return
-    if found.st_mode & 0o700 != 0o700 and os.geteuid():
-        os.chmod(path, 0o700)
-    for name in os.listdir(os.fsencode(path)):
-        remove_tree(os.path.join(os.fsencode(path), name))
-    os.rmdir(path)
+    open_all = os.geteuid() != 0  # root may enter and empty every directory, others those that they have opened
+    above: list[bytes] = []
+    todo = [path]
+    while todo:
+        directory = todo.pop()
+        above.append(directory)
+        if open_all:
+            os.chmod(directory, 0o700)
+        with os.scandir(directory) as listing:
+            entries = list(listing)
+        for each in entries:
+            if each.is_dir(follow_symlinks=False):
+                todo.append(each.path)
+            else:
+                os.unlink(each.path)
+    for directory in reversed(above):
+        os.rmdir(directory)
 
 
 def _copy(source: bytes, target: bytes, found: os.stat_result) -> None:

@@ -206,6 +206,20 @@ async def test_two_hundred_layers(overlay: Rig) -> None:
     assert ran.stdout == b"200\n0199"
 
 
+@pytest.mark.parametrize("mode", [mode for mode in MODES if "walk" in mode])
+async def test_a_walks_root_moves_along_its_stage(tmp_path: Path, mode: str) -> None:
+    async with rig(tmp_path / "state", mode) as machine:
+        ran = await machine.step(await machine.base(), "echo 1 > /one")
+        assert ran.after
+        (before,) = leftovers(machine)
+        copied = await machine.extend(ran.after, Tar().add("two", "2").bytes())
+        active = await machine.snapshots.prepare(copied.chain, copied.tree)
+        assert machine.state_dir / active.id == before
+        other = await machine.snapshots.prepare(copied.chain, copied.tree)
+        assert other.id != active.id
+        assert (await machine.execute(other, "cat", "/one", "/two")).stdout == b"1\n2"
+
+
 async def test_a_view_is_for_reading_and_lasts(machine: Rig) -> None:
     state = await machine.base()
     view = await machine.snapshots.view(state.chain, state.tree)
