@@ -12,6 +12,7 @@ from engine.errors import ContextError, SecretError
 from engine.isolate.base import BindMount, FileMount, Mount, Root, SocketMount, TmpfsMount
 from engine.layer.accounts import Account
 from engine.plan.base import SCRATCH, MountInput, RunOp, Source, Step
+from engine.solve.agents import running_agent
 from engine.solve.mechanisms import Job
 from engine.solve.state import State
 
@@ -72,7 +73,7 @@ class _Preparation:
         elif isinstance(spec, SecretSpec):
             self._secret(spec)
         else:
-            self._ssh(spec)
+            await self._ssh(spec)
 
     async def _origin(self, source: Source, below: str) -> str | Root:
         """What a bind mount shows: a context's directory, or a state's root."""
@@ -100,13 +101,14 @@ class _Preparation:
         if spec.target:
             self.mounts.append(FileMount(spec.target, value, spec.mode, spec.uid, spec.gid))
 
-    def _ssh(self, spec: SshSpec) -> None:
+    async def _ssh(self, spec: SshSpec) -> None:
         source = self._job.ssh.get(spec.id)
-        if source is None or source.socket is None:
+        if source is None:
             if spec.required:
                 raise SecretError(f"unset ssh forward key {spec.id}", hint=f"pass it with --ssh {spec.id}")
             return
+        socket = source.socket or await self._stack.enter_async_context(running_agent(source.keys, self._job.environment))
         target = spec.target or f"/run/buildkit/ssh_agent.{self._agents}"
         self._agents += 1
         self.env.setdefault("SSH_AUTH_SOCK", target)
-        self.mounts.append(SocketMount(target, str(source.socket), spec.mode, spec.uid, spec.gid))
+        self.mounts.append(SocketMount(target, str(socket), spec.mode, spec.uid, spec.gid))

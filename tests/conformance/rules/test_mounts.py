@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
+
+from engine.request import SshSource
 
 from .images import Case, File, case
 
@@ -133,3 +139,14 @@ def test_the_time_of_a_file_seen_through_a_mount_does_not_count(shop) -> None:
     dockerfile = "FROM @busybox\nRUN --mount=target=/src cat /src/f > /rule57t"
     shop.build(dockerfile, {"f": File("same", mtime=1)})
     assert shop.build(dockerfile, {"f": File("same", mtime=2)}).result.ran == 0
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs OpenSSH")
+@pytest.mark.rule(48)
+def test_an_agent_for_a_key(shop, tmp_path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    dockerfile = ("FROM @busybox\nRUN --mount=type=ssh,required,mode=660,uid=5 test -S $SSH_AUTH_SOCK && echo $SSH_AUTH_SOCK > /x && "
+                  "stat -c '%u %a' $SSH_AUTH_SOCK >> /x")  # fmt: skip
+    built = shop.build(dockerfile, ssh={"default": SshSource("default", keys=(tmp_path / "key",))})
+    assert built.files == {"/x": "- 644 0:0 /run/buildkit/ssh_agent.0\n5 660\n"}
+    assert "unset ssh forward key" in shop.fails(dockerfile + " #").message
