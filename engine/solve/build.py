@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import platform as machine
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import anyio
 
 from engine.context.base import Context
 from engine.dockerfile.ignore import IgnoreMatcher
-from engine.dockerfile.instructions import Dockerfile
+from engine.dockerfile.instructions import Dockerfile, Warning_
 from engine.dockerfile.lint import enforce, lint
 from engine.dockerfile.parser import parse
 from engine.errors import DockerfileError, EngineError
@@ -19,7 +19,7 @@ from engine.image.platform import Platform
 from engine.output.base import Built, BuiltImage, Output
 from engine.plan.base import Plan
 from engine.plan.build import ImageKey, PlanInputs, images_wanted, make_plan
-from engine.plan.stages import GraphInputs, StageGraph, StageNode, build_graph
+from engine.plan.stages import GraphInputs, ImageBase, StageGraph, StageNode, build_graph
 from engine.progress.reporter import Reporter
 from engine.request import BuildRequest, BuildResult
 from engine.solve.assemble import assemble, bundle
@@ -41,12 +41,14 @@ class Counts:
 
 async def build(job: Job, request: BuildRequest, outputs: Sequence[Output]) -> BuildResult:
     """Builds and writes every output; raises the first `EngineError`, with its place in the Dockerfile where it has one."""
-    dockerfile, _ = await read_dockerfile(job.context, job.report, request)
+    dockerfile, warned = await read_dockerfile(job.context, job.report, request)
     if request.rewrite_timestamp and job.epoch is None:
         job.report.warn("rewrite-timestamp is asked for, but there is no SOURCE_DATE_EPOCH: times stay as they are")
     host = host_platform()
     targets = request.platforms or (host,)
-    plans = [await make(job, request, dockerfile, host, target) for target in targets]
+    environments: dict[str, Collection[str]] = {}
+    plans = [await make(job, request, dockerfile, host, target, environments) for target in targets]
+    _warn(dockerfile, job.report, lint(dockerfile, base_environments=environments), warned)
     job.report.started(sum(len(plan.steps) for plan in plans))
     images: list[BuiltImage | None] = [None] * len(plans)
     counts: list[Counts] = []
@@ -81,16 +83,17 @@ def _engine_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
 async def check(open_context: OpenContext, report: Reporter, request: BuildRequest) -> int:
     """Reads and checks the Dockerfile and the order of its stages, and runs nothing; returns how many warnings were reported.
     Raises `DockerfileError`."""
-    dockerfile, warnings = await read_dockerfile(open_context, report, request)
+    dockerfile, warned = await read_dockerfile(open_context, report, request)
     host = host_platform()
     for target in request.platforms or (host,):
         build_graph(dockerfile, GraphInputs(request.target, request.build_args, host, target, request.contexts))
-    return warnings
+    return len(warned)
 
 
-async def read_dockerfile(open_context: OpenContext, report: Reporter, request: BuildRequest) -> tuple[Dockerfile, int]:
-    """The parsed Dockerfile of a request, and how many warnings it gave; raises `DockerfileError` when it is missing or wrong,
-    or fails its own checks."""
+async def read_dockerfile(open_context: OpenContext, report: Reporter,
+                          request: BuildRequest) -> tuple[Dockerfile, Sequence[Warning_]]:  # fmt: skip
+    """The parsed Dockerfile of a request, and the warnings it gave, as far as no base image is needed for them; raises
+    `DockerfileError` when it is missing or wrong, or fails its own checks."""
     context = await open_context("")
     if request.dockerfile_text is not None:
         name, data = "Dockerfile", request.dockerfile_text.encode("utf-8", "surrogateescape")
@@ -102,18 +105,29 @@ async def read_dockerfile(open_context: OpenContext, report: Reporter, request: 
         name, data = found
     dockerfile = parse(data, name)
     warnings = lint(dockerfile, ignored=context.rules if isinstance(context.rules, IgnoreMatcher) else None)
-    for warning in warnings:
+    _warn(dockerfile, report, warnings)
+    return dockerfile, warnings
+
+
+def _warn(dockerfile: Dockerfile, report: Reporter, warnings: Sequence[Warning_], known: Sequence[Warning_] = ()) -> None:
+    """Reports warnings that are not known yet; raises `DockerfileError` if the Dockerfile wants none."""
+    new = [warning for warning in warnings if warning not in known]
+    for warning in new:
         report.warn(warning.message, warning.rule, warning.location.first)
-    enforce(dockerfile, warnings)
-    return dockerfile, len(warnings)
+    enforce(dockerfile, new)
 
 
-async def make(job: Job, request: BuildRequest, dockerfile: Dockerfile, host: Platform, target: Platform) -> Plan:
-    """The plan for one platform: base images are resolved, side by side, until no more are wanted."""
+async def make(job: Job, request: BuildRequest, dockerfile: Dockerfile, host: Platform, target: Platform,
+               environments: dict[str, Collection[str]]) -> Plan:  # fmt: skip
+    """The plan for one platform: base images are resolved, side by side, until no more are wanted. `environments` is told the
+    names of the variables that they set."""
     graph = build_graph(dockerfile, GraphInputs(request.target, request.build_args, host, target, request.contexts))
     configs: dict[ImageKey, ImageConfig] = {}
     while wanted := images_wanted(graph, configs):
         await _resolve(job, graph, wanted, configs)
+    for base in (node.base for node in graph.stages):
+        if isinstance(base, ImageBase) and (config := configs.get((base.reference, base.platform))):
+            environments[base.name] = dict(config.config.env).keys()
     inputs = PlanInputs(request.build_args, request.labels, request.contexts, request.network, request.no_cache)
     return make_plan(graph, configs, inputs)
 

@@ -89,3 +89,11 @@ def test_a_directive_below_something_else_is_a_comment(shop, above: str) -> None
 @pytest.mark.rule(6)
 def test_required_variables_that_are_there(shop) -> None:
     assert "x=set" in shop.build("FROM scratch\nARG v=set\nENV x=${v:?no}").config["Env"]
+
+
+@pytest.mark.rule(4, 123)
+def test_a_variable_that_nothing_sets_is_warned_of(shop) -> None:
+    lines = "ENV a=$FOO b=$PATH c=$NOWHERE"
+    assert shop.build(f"FROM @busybox\n{lines}").warnings == ["UndefinedVar", "UndefinedVar"]
+    assert shop.build(f"FROM @rich\n{lines}").warnings == ["UndefinedVar"]
+    assert "UndefinedVar" in shop.fails(f"# check=error=true\nFROM @rich\n{lines}").message
