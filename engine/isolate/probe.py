@@ -161,7 +161,8 @@ def _fork_into(maps: Maps, inside: Callable[[], Environment], reasons: list[str]
     if said == b"+":
         _stay_behind(child)
     os.waitpid(child, 0)
-    reasons.append("isolation: userns is not possible: " + said[1:].decode(errors="replace"))
+    what = "subordinate ids cannot be used" if maps.writer == "newuidmap" else "userns is not possible"
+    reasons.append(f"isolation: {what}: {said[1:].decode(errors='replace')}")
     return None
 
 
@@ -276,7 +277,7 @@ def _try_overlay(scratch: str, xattrs: Xattrs) -> str:
         finally:
             syscalls.unmount(merged)
     except OSError as error:
-        return error.strerror if error.strerror and ":" in error.strerror else f"overlay: {error.strerror}"
+        return error.strerror or str(error)
     finally:
         _remove(top)
     return ""
