@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 import socket
+import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -225,6 +228,45 @@ async def test_a_cancelled_command_is_gone(machine: Rig) -> None:
     assert scope.cancelled_caught
     assert not _processes_in(machine)
     assert (await machine.execute(active, "true")).status == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_command_ends_with_the_process_that_wanted_it(tmp_path: Path, mode: str) -> None:
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            anyio.run(_run_for_ever, tmp_path / "state", mode, write)
+        finally:
+            os._exit(9)
+    os.close(write)
+    said = os.read(read, 10)
+    os.close(read)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    if not said:
+        pytest.skip("this user cannot have that")
+    deadline = time.monotonic() + 15
+    while _sleepers(child):
+        assert time.monotonic() < deadline, _sleepers(child)
+
+
+async def _run_for_ever(state_dir: Path, mode: str, write: int) -> None:
+    async with rig(state_dir, mode) as machine:
+        active = await root(machine)
+        sleep = f"sleep {10**6 + os.getpid()}"
+        spec = RunSpec(active.root, ("sh", "-c", f"(setsid {sleep} &); echo running; {sleep}"), ENV, "/")
+        await machine.pool.run(spec, lambda _stream, data: [os.write(write, data)].clear())
+
+
+def _sleepers(pid: int) -> list[str]:
+    """The processes that sleep in the name of this one."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if path.read_bytes() == b"sleep\0%d\0" % (10**6 + pid):
+                found.append(path.parent.name)
+    return found
 
 
 def _processes_in(machine: Rig) -> list[str]:
