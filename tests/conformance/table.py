@@ -43,12 +43,18 @@ class Tally:
     tests: dict[str, set[str]] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     modes: dict[str, Counter[str]] = field(default_factory=dict)
+    reasons: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def case(self, name: str, mode: str, rules: list[str], outcome: str) -> None:
         """A case of the corpus in one mode."""
         self.modes.setdefault(mode, Counter())[outcome] += 1
         for rule in rules if outcome == "passed" else ():
             self.cases.setdefault(rule, set()).add(name)
+
+    def impossible(self, name: str, mode: str, reason: str) -> None:
+        """A case that cannot hold in a mode, and of which a test shows that it does not."""
+        self.modes.setdefault(mode, Counter())["impossible"] += 1
+        self.reasons[name, mode] = reason
 
     def test(self, name: str, rules: list[str], outcome: str) -> None:
         """A test, or one set of the parameters of a test, all of which have to pass."""
@@ -66,6 +72,9 @@ class Tally:
         out = [INTRODUCTION, "## The corpus", ""]
         out += ["| isolation and snapshots | cases passed | of |", "|---|---|---|"]
         out += [f"| {mode} | {count['passed']} | {count.total()} |" for mode, count in sorted(self.modes.items())]
+        if self.reasons:
+            out += ["", "Cases that cannot hold in a mode, which is tested too:", ""]
+            out += [f"- {name} ({mode}): {reason}" for (name, mode), reason in sorted(self.reasons.items())]
         out += ["", "## Area by area", "", "| area | rules | covered | cases of the corpus | tests |", "|---|---|---|---|---|"]
         details: list[str] = []
         for area, rules in known["areas"].items():
@@ -111,7 +120,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         values = getattr(item, "callspec", None)
         if item.name.startswith("test_the_image_is_buildkits[") and values:
             name, mode = values.params["name"], values.params["mode"]
-            item.user_properties.append(("case", [name, mode, *map(str, corpus[name])]))
+            reason = item.module.IMPOSSIBLE.get((mode, name)) if isinstance(item, pytest.Function) else None
+            what = ("impossible", [name, mode, reason]) if reason else ("case", [name, mode, *map(str, corpus[name])])
+            item.user_properties.append(what)
 
 
 class _Writer:
@@ -126,6 +137,8 @@ class _Writer:
         for kind, (name, *rules) in properties:
             if kind == "case":
                 self._tally.case(name, rules[0], rules[1:], outcome)
+            elif kind == "impossible":
+                self._tally.impossible(name, rules[0], rules[1])
             elif kind == "rules":
                 self._tally.test(name, rules, outcome)
 

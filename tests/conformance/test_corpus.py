@@ -23,7 +23,6 @@ _NETWORK = "a step without network needs a network namespace, which takes CAP_SY
 IMPOSSIBLE: dict[tuple[str, str], str] = {
     ("chroot-walk", "error-mount-readonly"): _COPIES,
     ("chroot-walk", "mount-cache-readonly"): _COPIES,
-    ("chroot-walk", "mount-several"): _NETWORK,
     ("chroot-walk", "run-network-none"): _NETWORK,
 }
 """Cases that cannot hold in a mode, and why."""
