@@ -86,6 +86,8 @@ class BuildRequest:
     cache_to: CacheLocation | None = None
     cache_scopes: tuple[str, ...] = ()
     """Parts of the caches: the first is written, all are read. Without any, a cache's scope is the tag of its reference."""
+    cache_ttl: float | None = None
+    """Seconds: entries of caches in registries that are older count as absent."""
     explain: bool = False
     """Say of each step where its result was found, or why it was not."""
 

@@ -19,7 +19,6 @@ from engine.cache.flight import FileLocks, SingleFlight
 from engine.cache.local import LocalCache
 from engine.cache.memory import MemoryCache
 from engine.cache.mounts import CacheMounts
-from engine.cache.registry import Locations, Place, RegistryCache
 from engine.cache.session import CacheSession
 from engine.content.faults import storing
 from engine.content.leases import Leases
@@ -41,6 +40,7 @@ from engine.solve.state import Blobs, Trees
 from engine.workers.pool import WorkerPool
 
 if TYPE_CHECKING:
+    from engine.cache.registry import Place, RegistryCache
     from engine.registry.base import Puller, Registry
     from engine.snapshot.base import Snapshotter
 
@@ -103,11 +103,14 @@ class Wiring:
     def _remote(self, request: BuildRequest, warn: Callable[[str], None]) -> RegistryCache | None:
         if not request.cache_from and request.cache_to is None:
             return None
+        from engine.cache.registry import Locations, Patience, RegistryCache
+
         catalog = self.records.catalog
+        patience = Patience(ttl=request.cache_ttl) if request.cache_ttl is not None else Patience()
         sources = [place for location in request.cache_from for place in _places(location, request.cache_scopes)]
         target = _places(request.cache_to, request.cache_scopes)[0] if request.cache_to else None
         return RegistryCache(self.registry, self.content, Locations(catalog.saw, catalog.origins), sources=sources,
-                             target=target, warn=warn, clock=self._clock)  # fmt: skip
+                             target=target, warn=warn, patience=patience, clock=self._clock)  # fmt: skip
 
     def registry(self) -> Registry:
         """The registry client, made (and aiohttp imported) when it is first needed."""
@@ -174,5 +177,7 @@ class Wiring:
 
 def _places(location: CacheLocation, scopes: Sequence[str]) -> list[Place]:
     """The parts of a cache repository that a build uses."""
+    from engine.cache.registry import Place
+
     tag = location.repository.tag or ""
     return [Place(location.repository, scope) for scope in scopes or [tag if tag != "latest" else ""]]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from engine.cache.base import BulkCache, Record
 from engine.cache.local import LocalCache
-from engine.cache.registry import RegistryCache
 from engine.cache.tiers import Hit, TieredCache
 from engine.content.base import ContentStore
 from engine.content.leases import Lease, Name
@@ -15,6 +15,9 @@ from engine.errors import StorageError
 from engine.image.digest import Digest
 from engine.image.reference import Reference
 from engine.layer.base import Layer
+
+if TYPE_CHECKING:
+    from engine.cache.registry import RegistryCache
 
 _SIMILAR = 24
 """Earlier records that a miss is compared with."""

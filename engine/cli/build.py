@@ -109,6 +109,7 @@ def _configure_cache(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--cache-repo", metavar="REF", help="the same as --cache-from REF --cache-to type=registry,ref=REF,mode=max")
     group.add_argument("--cache-scope", metavar="NAME[,NAME]", action="append", default=[],
                        help="parts of the caches, such as branches: the first is written, all are read")
+    group.add_argument("--cache-ttl", metavar="TIME", help="results in registries that are older do not count: 24h, 14d")
     add_switch(group, "--explain", help="say of each step where its result was found, or what changed that it was not")
 
 

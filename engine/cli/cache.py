@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from engine.cli import amounts
 from engine.cli.parser import add_switch
 from engine.errors import UsageError
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 SUMMARY = "show, prune and verify what earlier builds have left"
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
-_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SOUND, _UNSOUND = 0, 8
 _ACTIONS = {
     "du": "sizes by kind, and what of them a prune could free",
@@ -129,7 +126,8 @@ async def _inspect(upkeep: Upkeep, arguments: argparse.Namespace) -> int:
 async def _prune(upkeep: Upkeep, arguments: argparse.Namespace) -> int:
     from engine.content.gc import Policy
 
-    policy = Policy(arguments.all, _seconds(arguments.older_than), _amount(arguments.keep_storage), frozenset(_kinds(arguments)))
+    policy = Policy(arguments.all, amounts.seconds(arguments.older_than), amounts.size(arguments.keep_storage),
+                    frozenset(_kinds(arguments)))  # fmt: skip
     verdict = await upkeep.prune(policy, time.time(), dry=arguments.dry_run)
     if arguments.json:
         removed = [{"kind": item.name[0], "id": item.name[1], "size": item.size} for item in verdict.remove]
@@ -156,7 +154,7 @@ async def _verify(upkeep: Upkeep, arguments: argparse.Namespace) -> int:
 async def _gc(upkeep: Upkeep, arguments: argparse.Namespace) -> int:
     from engine.image.reference import Reference
 
-    age = _seconds(arguments.older_than)
+    age = amounts.seconds(arguments.older_than)
     assert age is not None
     total, removed = await upkeep.collect(Reference.parse(arguments.name), age, time.time(), dry=arguments.dry_run)
     if arguments.json:
@@ -171,24 +169,6 @@ def _kinds(arguments: argparse.Namespace) -> set[str]:
     if kinds - set(ROOTS):
         raise UsageError(f"unknown kind {', '.join(sorted(kinds - set(ROOTS)))}", hint=f"the kinds are {', '.join(ROOTS)}")
     return kinds
-
-
-def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    match = _TIME.fullmatch(text.strip())
-    if not match:
-        raise UsageError(f"invalid time {text!r}", hint="as in 90s, 30m, 24h, 7d or 2w")
-    return float(match[1]) * _SECONDS[match[2].lower()]
-
-
-def _amount(text: str | None) -> int | None:
-    if text is None:
-        return None
-    match = _SIZE.fullmatch(text.strip())
-    if not match:
-        raise UsageError(f"invalid size {text!r}", hint="as in 500MB or 20GB")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2].lower() or " "))
 
 
 def _bytes(count: int) -> str:

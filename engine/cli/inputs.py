@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.cli import flags, paths
+from engine.cli import amounts, flags, paths
 from engine.cli.caches import caches
 from engine.errors import DockerfileError, UsageError
 from engine.image.reference import Reference
@@ -76,6 +76,7 @@ def request(
         cache_from=cache.sources,
         cache_to=cache.target,
         cache_scopes=cache.scopes,
+        cache_ttl=amounts.seconds(arguments.cache_ttl),
         explain=arguments.explain or arguments.progress == "json",
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import anyio.to_thread
@@ -93,7 +94,7 @@ class Inputs:
         copied = await anyio.to_thread.run_sync(_plan, selection.request, context.tree)
         digests = await context.digests(list(_files(copied)))
         parts.append(_digest(copied, digests))
-        return FilesKey(_joined(parts), lambda: urls | copied_listing(copied, digests))
+        return FilesKey(_joined(parts), cache(lambda: urls | copied_listing(copied, digests)))
 
     async def state_files(self, state: State, selection: FileSelection) -> FilesKey:
         """What a step takes from another state: equal for equal files, whatever layers they lie in."""
@@ -101,7 +102,7 @@ class Inputs:
         copied = await anyio.to_thread.run_sync(_plan, selection.request, tree)
         unknown = [c.from_path for c in copied if c.from_path is not None and c.entry.size and not c.entry.digest]
         digests = await self._hashed(state, tree, unknown)
-        return FilesKey(_digest(copied, digests), lambda: copied_listing(copied, digests))
+        return FilesKey(_digest(copied, digests), cache(lambda: copied_listing(copied, digests)))
 
     async def _hashed(self, state: State, tree: Tree, paths: Sequence[bytes]) -> dict[bytes, str]:
         if not paths:

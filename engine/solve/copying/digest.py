@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Final
 from zlib import crc32
 
@@ -34,20 +34,28 @@ def copied_listing(copied: Sequence[Copied], digests: Mapping[bytes, str]) -> di
     In large copies one for each directory, down to a depth at which there are not too many."""
     counted = [c for c in copied if not c.kept and c.entry.kind != "dir"]
     paths = [(c.from_path if c.from_path is not None else c.entry.path) for c in counted]
-    depth = _depth(paths) if len(paths) > MOST_LISTED else 0
+    folders = [path.rpartition(b"/")[0] for path in paths] if len(paths) > MOST_LISTED else []
+    shorter = _shortened(set(folders))
     out: dict[bytes, int] = {}
-    for path, item in zip(paths, copied_digest_items(counted, digests), strict=True):
-        name = b"/".join(path.split(b"/")[:depth]) if depth else path
+    for n, item in enumerate(copied_digest_items(counted, digests)):
+        name = shorter[folders[n]] if folders else paths[n]
         out[name] = crc32(item, out.get(name, 0))
-    return {name.decode(errors="backslashreplace"): f"{value:08x}" for name, value in out.items()}
+    return {name.decode(errors="backslashreplace") or ".": f"{value:08x}" for name, value in out.items()}
 
 
-def _depth(paths: Sequence[bytes]) -> int:
-    """How many components of each path can be kept so that no more than `MOST_LISTED` names are left; at least one."""
-    depth = 1
-    while len({b"/".join(path.split(b"/", depth + 1)[: depth + 1]) for path in paths}) <= MOST_LISTED:
-        depth += 1
-    return depth
+def _shortened(folders: Set[bytes]) -> dict[bytes, bytes]:
+    """The first components of each path, as many as leave no more than `MOST_LISTED` names."""
+    out = {path: path for path in folders}
+    depth = 0
+    if len(folders) > MOST_LISTED:
+        out = dict.fromkeys(folders, b"")
+        while True:
+            depth += 1
+            deeper = {path: b"/".join(path.split(b"/", depth)[:depth]) for path in folders}
+            if len(set(deeper.values())) > MOST_LISTED:
+                break
+            out = deeper
+    return out
 
 
 def _frame(xattrs: tuple[tuple[str, bytes], ...]) -> bytes:
