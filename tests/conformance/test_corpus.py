@@ -19,7 +19,7 @@ MODES: dict[str, list[str]] = {
     "chroot-walk": ["setpriv", f"--bounding-set=-all,+{DEFAULT_CAPABILITIES.replace(',', ',+')}", "--inh-caps=-all", "--"],
 }
 _COPIES = "nothing can be mounted, so a read-only mount is a copy, which root may write to; what it writes is dropped"
-_NETWORK = "a step without network needs a network namespace, which takes CAP_SYS_ADMIN; it is refused with an error that says so"
+_NETWORK = "the step looks into /proc, which cannot be mounted; the network is kept from it by a filter on sockets"
 IMPOSSIBLE: dict[tuple[str, str], str] = {
     ("chroot-walk", "error-mount-readonly"): _COPIES,
     ("chroot-walk", "mount-cache-readonly"): _COPIES,
