@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from queue import Queue
 from types import TracebackType
 
-from engine.errors import ContentError, StorageError
+from engine.errors import ContentError
+from engine.layer.arriving import Arriving, BlobFile
 from engine.layer.decompress import open_decompressor
 
 _WAITING = 12
@@ -17,11 +17,8 @@ _WAITING = 12
 class Inflated:
     """The tar in a blob. A context manager; leaving it ends its threads."""
 
-    def __init__(self, blob_path: str, *, algorithm: str = "sha256") -> None:
-        try:
-            self._file = os.open(blob_path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise StorageError(f"cannot read {blob_path}: {error.strerror}") from error
+    def __init__(self, blob_path: str, *, algorithm: str = "sha256", arriving: Arriving | None = None) -> None:
+        self._file = BlobFile(blob_path, arriving)
         self._stop = self._ended = False
         self._digest = hashlib.new(algorithm)
         self.size = 0
@@ -55,7 +52,7 @@ class Inflated:
 
     def _inflate(self) -> None:
         try:
-            for piece in open_decompressor(lambda size: os.read(self._file, size)):
+            for piece in open_decompressor(self._file.read):
                 if self._stop:
                     break
                 self._chunks.put(piece)
@@ -78,4 +75,4 @@ class Inflated:
             self._ended = not isinstance(self._chunks.get(), bytes)
         for thread in self._threads:
             thread.join()
-        os.close(self._file)
+        self._file.close()

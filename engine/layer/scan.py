@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engine.errors import ContentError
 from engine.image.digest import Digest
+from engine.layer.arriving import Arriving
 from engine.layer.contents import Contents
 from engine.layer.entries import Entry
 from engine.layer.index import CONSULTED, MOST_CONSULTED, Index, IndexStore, collector_paused
@@ -96,13 +97,15 @@ class Look:
         return {path: data for path, data in self._kept.items() if path in entries and entries[path].kind == "file"}
 
 
-def scan(blob_path: str, diff_id: str = "", index_dir: str = "", *, hash_files: bool = False) -> Unpacked:
+def scan(blob_path: str, diff_id: str = "", index_dir: str = "", arriving: Arriving | None = None, *,
+         hash_files: bool = False) -> Unpacked:
     """A layer's index without unpacking it; with `hash_files` the entries have digests. `diff_id` and `index_dir` are as in
-    `Expected`. Raises `ContentError` for a broken layer, one that climbs out of the root or has another diff id, and `StorageError`
+    `Expected`; the blob may be `arriving`. Raises `ContentError` for a broken layer, one that climbs out of the root or has
+    another diff id, and `StorageError`
     when the blob cannot be read."""
     expected = Expected(diff_id, index_dir)
     contents, look = Contents(), Look(hash_files=hash_files)
-    with collector_paused(), Inflated(blob_path, algorithm=expected.algorithm) as tar:
+    with collector_paused(), Inflated(blob_path, algorithm=expected.algorithm, arriving=arriving) as tar:
         stream = TarStream(tar.chunk)
         while member := stream.next():
             entry = contents.entry(member)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 
 from engine.isolate.base import IdMap
+from engine.layer.arriving import Arriving
 from engine.layer.contents import Contents
 from engine.layer.disk import Disk, Style, failed
 from engine.layer.entries import Entry
@@ -16,17 +17,18 @@ from engine.layer.tarstream import Member, TarStream
 
 
 def unpack(blob_path: str, directory: str, *, style: Style = "overlay-trusted", owners: bool = True, ids: IdMap | None = None,
-           diff_id: str = "", index_dir: str = "", hash_files: bool = False) -> Unpacked:
+           diff_id: str = "", index_dir: str = "", hash_files: bool = False, arriving: Arriving | None = None) -> Unpacked:
     """Unpacks one layer into an empty directory of its own, with whiteouts as `style` says.
 
     Owners that `ids` does not hold, devices and attributes that the machine refuses are left out on disk and kept in the entries.
-    `diff_id` and `index_dir` are as in `Expected`. A job for a worker process, as is everything in this package that does I/O.
+    `diff_id` and `index_dir` are as in `Expected`; the blob may be `arriving`. A job for a worker process, as is everything in
+    this package that does I/O.
 
     Raises `ContentError` for a broken layer, one that climbs out of the root or has another diff id, and `StorageError` for what
     cannot be read or written. What was unpacked then is the caller's to remove.
     """
     expected = Expected(diff_id, index_dir)
-    with (collector_paused(), Inflated(blob_path, algorithm=expected.algorithm) as tar,
+    with (collector_paused(), Inflated(blob_path, algorithm=expected.algorithm, arriving=arriving) as tar,
           Disk(directory, style=style, owners=owners, ids=ids) as disk):  # fmt: skip
         stream = TarStream(tar.chunk)
         layer = _Layer(disk, stream, Look(hash_files=hash_files))

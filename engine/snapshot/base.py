@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engine.isolate.base import Root
+from engine.layer.arriving import Arriving
 from engine.layer.base import Chain, Layer
 from engine.layer.entries import Change
 from engine.layer.tree import Tree
@@ -35,8 +36,9 @@ class Snapshotter(Protocol):
         """The layers whose blobs `prepare` and `view` of the chain need, and that `unpack` has work with: none for a state that is
         there."""
 
-    async def unpack(self, layer: Layer) -> None:
-        """Unpacks one layer's blob into the layer store (and stores its index), unless it is there; verifies its diff id."""
+    async def unpack(self, layer: Layer, arriving: Arriving | None = None) -> None:
+        """Unpacks one layer's blob into the layer store (and stores its index), unless it is there; verifies its diff id. The blob
+        may be on its way to the content store still, `arriving`."""
 
     async def prepare(self, chain: Chain, tree: Tree) -> Active:
         """A root with the chain's files. `tree` is the merged view of the chain."""

@@ -16,6 +16,7 @@ from engine.isolate.base import IdMap
 from engine.isolate.copies import copy_metadata, remove_tree
 from engine.isolate.stage import recover
 from engine.layer.apply import Style, apply_changes, scan, unpack
+from engine.layer.arriving import Arriving
 from engine.layer.entries import Change, Entry
 from engine.layer.index import IndexStore
 
@@ -31,6 +32,7 @@ class UnpackTask:
     scratch: str
     style: Style
     ids: IdMap
+    arriving: Arriving | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def unpack_layer(task: UnpackTask) -> None:
             return
         os.chmod(task.scratch, 0o755)
         done = unpack(task.blob, task.scratch, style=task.style, owners=task.ids.kind != "none", ids=task.ids,
-                      diff_id=str(task.diff_id), index_dir=task.index_dir)
+                      diff_id=str(task.diff_id), index_dir=task.index_dir, arriving=task.arriving)
         if done.implicit or done.foreign_links:
             with open(f"{task.scratch}.needs", "wb") as file:
                 pickle.dump(Needs(done.implicit, done.foreign_links), file)

@@ -27,6 +27,7 @@ from engine.content.scratch import Scratch
 from engine.errors import ContentError, StorageError
 from engine.isolate.base import IdMap
 from engine.layer.apply import Style
+from engine.layer.arriving import Arriving
 from engine.layer.base import Chain, Layer, chain_id
 from engine.layer.entries import Change, Entry, ancestors
 from engine.layer.index import Index, IndexStore
@@ -71,15 +72,17 @@ class LayerDirs:
         """Where a directory is or would be: see the module's list."""
         return self._place.directory / kind / name
 
-    async def ensure(self, layer: Layer) -> None:
-        """Unpacks a layer unless that has been done, and stores its index. Raises `ContentError` if the blob is not what it should
+    async def ensure(self, layer: Layer, arriving: Arriving | None = None) -> None:
+        """Unpacks a layer unless that has been done, and stores its index; the blob may be `arriving`. Raises `ContentError` if
+        the blob is not what it should
         be, `StorageError` if it is not there or the disk is full."""
         name = layer.diff_id.hex
         turn = self._turns.setdefault(name, anyio.Lock())
         async with turn:
             if not self.path("diff", name).is_dir() or not self._indexes.path(layer.diff_id).exists():
+                blob = self._content.path(layer.blob.digest) if arriving else blob_path(self._content, layer)
                 await self._workers.call(jobs.unpack_layer, jobs.UnpackTask(
-                    blob=str(blob_path(self._content, layer)), diff_id=layer.diff_id, index_dir=str(self._indexes.directory),
+                    blob=str(blob), arriving=arriving, diff_id=layer.diff_id, index_dir=str(self._indexes.directory),
                     store=str(self._place.directory), scratch=str(self._place.scratch.directory("unpack-")),
                     style=self._place.style, ids=self._place.ids))
         self._turns.pop(name, None)

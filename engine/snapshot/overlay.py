@@ -12,6 +12,7 @@ from engine.content.base import ContentStore
 from engine.content.scratch import Scratch
 from engine.isolate.base import Environment, OverlayRoot, Root
 from engine.layer.apply import Style
+from engine.layer.arriving import Arriving
 from engine.layer.base import Chain, Layer
 from engine.layer.entries import Change, Entry
 from engine.layer.index import IndexStore
@@ -43,9 +44,9 @@ class OverlaySnapshotter:
         """See `Snapshotter`."""
         return (await self._opened())[0].missing(chain)
 
-    async def unpack(self, layer: Layer) -> None:
+    async def unpack(self, layer: Layer, arriving: Arriving | None = None) -> None:
         """See `Snapshotter`."""
-        await (await self._opened())[0].ensure(layer)
+        await (await self._opened())[0].ensure(layer, arriving)
 
     async def prepare(self, chain: Chain, tree: Tree) -> Active:
         """See `Snapshotter`."""

@@ -16,6 +16,7 @@ from engine.content.base import ContentStore
 from engine.content.scratch import Scratch
 from engine.isolate.base import DirectoryRoot, Environment, Root
 from engine.layer.apply import scan
+from engine.layer.arriving import Arriving
 from engine.layer.base import Chain, Layer
 from engine.layer.entries import Change, Entry
 from engine.layer.hashing import hash_ranges
@@ -53,10 +54,11 @@ class WalkSnapshotter:
         there = max((count for count in range(len(chain) + 1) if chain_name(chain[:count]) in names), default=0)
         return chain[there:]
 
-    async def unpack(self, layer: Layer) -> None:
+    async def unpack(self, layer: Layer, arriving: Arriving | None = None) -> None:
         """See `Snapshotter`. Only the index is made: a layer's files are written when a root needs them."""
         if not self._indexes.path(layer.diff_id).exists():
-            await self._workers.call(scan, str(blob_path(self._content, layer)), str(layer.diff_id), str(self._indexes.directory))
+            blob = self._content.path(layer.blob.digest) if arriving else blob_path(self._content, layer)
+            await self._workers.call(scan, str(blob), str(layer.diff_id), str(self._indexes.directory), arriving)
 
     async def prepare(self, chain: Chain, tree: Tree) -> Active:
         """See `Snapshotter`."""

@@ -153,8 +153,10 @@ async def _resolve(job: Job, graph: StageGraph, wanted: dict[ImageKey, StageNode
 
 
 async def _image(job: Job, request: BuildRequest, plan: Plan, text: str, prefix: str) -> tuple[BuiltImage, Counts]:
-    work = PlanWork(plan, job, text, prefix)
-    states = await solve(plan, work)
+    async with anyio.create_task_group() as background:
+        work = PlanWork(plan, job, text, background, prefix)
+        states = await solve(plan, work)
+        background.cancel_scope.cancel()
     chain = states[plan.result].chain
     near = {tag.registry for tag in request.tags}
     await job.cache.settle(near)

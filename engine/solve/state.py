@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +18,7 @@ from engine.layer.base import Chain, Layer
 from engine.layer.index import Index, IndexStore
 from engine.layer.tree import Tree
 from engine.registry.base import Puller
+from engine.solve.arrival import Arrival
 from engine.workers.base import Workers
 
 FetchProgress = Callable[[Descriptor, int], None]
@@ -74,22 +75,31 @@ class Blobs:
         known = self._known(digest)
         return next((reference for reference in known if reference.registry in near), known[0] if known else None)
 
-    async def ensure(self, blob: Descriptor, progress: FetchProgress | None = None) -> None:
-        """Makes the blob be in the content store; raises `RegistryError`, or `GoneError` if nobody has it."""
-        if self._content.size(blob.digest) != blob.size:
-            await self._flight.run(blob.digest, lambda: self._fetch(blob, progress))
+    def is_here(self, blob: Descriptor) -> bool:
+        """Whether the blob is in the content store, whole."""
+        return self._content.size(blob.digest) == blob.size
+
+    async def ensure(self, blob: Descriptor, progress: FetchProgress | None = None, arrival: Arrival | None = None) -> None:
+        """Makes the blob be in the content store; raises `RegistryError`, or `GoneError` if nobody has it. `arrival` is told how it
+        comes, if it has to be fetched and nobody else does that already."""
+        try:
+            if not self.is_here(blob):
+                await self._flight.run(blob.digest, lambda: self._fetch(blob, progress, arrival))
+        finally:
+            if arrival:
+                arrival.end()
 
     def _known(self, digest: Digest) -> list[Reference]:
         first = self._origins.get(digest)
         return [*([first] if first else ()), *self._locations.origins(digest)]
 
-    async def _fetch(self, blob: Descriptor, progress: FetchProgress | None) -> None:
-        if self._content.size(blob.digest) == blob.size:
+    async def _fetch(self, blob: Descriptor, progress: FetchProgress | None, arrival: Arrival | None) -> None:
+        if self.is_here(blob):
             return
         failure: EngineError = GoneError(blob.digest)
         for reference in self._known(blob.digest):
             try:
-                return await self._download(reference, blob, progress)
+                return await self._download(reference, blob, progress, arrival)
             except NotFoundError:
                 self._origins.pop(blob.digest, None)
                 with suppress(StorageError):
@@ -98,15 +108,20 @@ class Blobs:
                 failure = error
         raise failure
 
-    async def _download(self, reference: Reference, blob: Descriptor, progress: FetchProgress | None) -> None:
+    async def _download(self, reference: Reference, blob: Descriptor, progress: FetchProgress | None,
+                        arrival: Arrival | None) -> None:  # fmt: skip
         # The client digests what arrives: the writer does not do it again.
         with self._content.writer(expected=blob.digest, size=blob.size, written_elsewhere=True) as writer:
             done = 0
             with storing(writer.path), writer.path.open("wb", buffering=0) as file:
+                if arrival:
+                    arrival.begin(writer.path)
                 async with aclosing(self._puller(reference).blob(reference, blob)) as parts:
                     async for data in parts:
                         file.write(data)
                         done += len(data)
+                        if arrival:
+                            arrival.more()
                         if progress:
                             progress(blob, done)
             writer.commit(blob.digest, done)
@@ -126,22 +141,24 @@ class Trees:
     async def index(self, layer: Layer) -> Index:
         """A layer's index, read from its blob when nobody has done so before."""
         found = self._indexes.get(layer.diff_id)
-        if found is None:
-            await self._flight.run(layer.diff_id, lambda: self._scan(layer))
-            found = self._indexes.get(layer.diff_id)
+        for _ in range(2):  # who unpacks it makes an index too, unless it was unpacked before
+            if found is None:
+                await self._flight.run(layer.diff_id, lambda: self._scan(layer))
+                found = self._indexes.get(layer.diff_id)
         if found is None:
             raise ContentError(f"the index of layer {layer.diff_id} cannot be kept")
         return found
+
+    async def ready(self, layer: Layer, unpack: Callable[[], Awaitable[None]]) -> None:
+        """Has a layer unpacked, which makes its index too; who asks for that meanwhile waits for it."""
+        await self._flight.run(layer.diff_id, unpack)
 
     async def _scan(self, layer: Layer) -> None:
         await self._blobs.ensure(layer.blob)
         from engine.layer.scan import scan  # here, since layers are seldom read for their index alone
 
-        scanned = await self._workers.call(scan, str(self._content.path(layer.blob.digest)))
-        if scanned.diff_id != layer.diff_id.hex:
-            raise ContentError(f"layer blob {layer.blob.digest} holds sha256:{scanned.diff_id}, "
-                               f"not {layer.diff_id} as its config says")  # fmt: skip
-        self._indexes.put(layer.diff_id, scanned.index)
+        blob = self._content.path(layer.blob.digest)
+        await self._workers.call(scan, str(blob), str(layer.diff_id), str(self._indexes.directory))
 
     async def tree(self, chain: Chain) -> Tree:
         """The files of a state."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from anyio.abc import TaskGroup
+
 from engine.cache.base import Record
 from engine.cache.flight import once
 from engine.cache.tiers import Hit
 from engine.errors import EngineError, StorageError
 from engine.layer.base import Layer
 from engine.plan.base import CopyOp, ImageSource, Plan, RunOp, Step
+from engine.solve.bases import Bases
 from engine.solve.driver import Node
 from engine.solve.explain import reasons
 from engine.solve.inputs import Inputs
@@ -33,7 +36,8 @@ class FoundRecord:
 class PlanWork:
     """The work of one plan of one build. `cached` and `ran` count steps."""
 
-    def __init__(self, plan: Plan, job: Job, text: str, prefix: str = "") -> None:
+    def __init__(self, plan: Plan, job: Job, text: str, background: TaskGroup, prefix: str = "") -> None:
+        """What is done ahead is done in `background`."""
         self._job = job
         self._text = text
         self._prefix = prefix
@@ -41,12 +45,16 @@ class PlanWork:
         self._keys = Keys(plan, job, self._inputs)
         self._hits: dict[str, Hit] = {}
         self._final = _line(plan)
+        self._bases = Bases(plan, job, background, prefix)
         self.cached = 0
         self.ran = 0
 
     async def probe(self, node: Node) -> FoundRecord | None:
         """A step's record by its definition. Images are never found: resolving them is what gives their definition."""
-        if isinstance(node, ImageSource) or node.no_cache:
+        if isinstance(node, ImageSource):
+            return None
+        if node.no_cache:
+            self._bases.missed(node)
             return None
         try:
             key = await self._keys.definition(node.id)
@@ -56,6 +64,7 @@ class PlanWork:
             raise
         hit = await self._find(node, key)
         if hit is None:
+            self._bases.missed(node)
             return None
         self._hits[node.id] = hit
         return FoundRecord(hit)
@@ -73,6 +82,7 @@ class PlanWork:
         if isinstance(node, ImageSource):
             state = (await self._job.images.resolve(node.reference, node.platform)).state
             await self._job.cache.protect(state.chain)
+            self._bases.resolved(node, state.chain)
             return state
         async with self._job.mechanisms.limiters.steps:
             self._job.report.step(self._id(node), self._prefix + node.name)

@@ -15,6 +15,7 @@ from engine.plan.base import SCRATCH, MountInput, RunOp, Source, Step
 from engine.solve.agents import running_agent
 from engine.solve.mechanisms import Job
 from engine.solve.state import State
+from engine.solve.steps.unpack import unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,9 @@ class _Preparation:
             if directory is None:
                 raise ContextError("there is no build context to mount from")
             return directory
-        from engine.solve.steps.run import unpack  # the two need each other: a mount may show a state that has to be unpacked
-
         state = State(()) if source.state == SCRATCH else self._states[source.state]
         snapshots = await self._job.mechanisms.snapshots()
-        await unpack(self._job, self._step, snapshots, state.chain)
+        await unpack(self._job, state.chain)
         return await snapshots.view(state.chain, await self._job.mechanisms.trees.tree(state.chain))
 
     def _secret(self, spec: SecretSpec) -> None:

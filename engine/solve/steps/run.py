@@ -8,9 +8,10 @@ from contextlib import AsyncExitStack
 import anyio
 
 from engine.errors import IsolationError, RunError
+from engine.image.descriptor import Descriptor
 from engine.isolate.base import RunSpec
 from engine.layer.accounts import Account, lookup_account
-from engine.layer.base import Chain, Layer
+from engine.layer.base import Layer
 from engine.plan.base import RunOp, Step
 from engine.plan.scope import DEFAULT_PATH
 from engine.snapshot.base import Active, Snapshotter
@@ -18,6 +19,7 @@ from engine.solve.mechanisms import Job
 from engine.solve.state import State
 from engine.solve.steps.mounts import PreparedMounts, prepare_mounts
 from engine.solve.steps.pack import make_layer
+from engine.solve.steps.unpack import unpack
 
 CLEANUP_SECONDS = 30
 """How long the removal of a root may take after the build was cancelled."""
@@ -35,7 +37,11 @@ async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State]) -> L
         job.report.note(reason)
     chain = states[step.parent].chain
     snapshots = await job.mechanisms.snapshots()
-    await unpack(job, step, snapshots, chain)
+
+    def progress(blob: Descriptor, done: int) -> None:
+        job.report.progress(step.id, str(blob.digest), done, blob.size)
+
+    await unpack(job, chain, progress)
     tree = await job.mechanisms.trees.tree(chain)
     account = lookup_account(op.user, tree)
     async with AsyncExitStack() as stack:
@@ -53,22 +59,6 @@ async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State]) -> L
             await _discard(snapshots, active)
             raise
         return layer
-
-
-async def unpack(job: Job, step: Step, snapshots: Snapshotter, chain: Chain) -> None:
-    """Fetches and unpacks the layers of a chain side by side; those that are there cost nothing."""
-
-    def progress(descriptor: object, done: int) -> None:
-        size = getattr(descriptor, "size", 0)
-        job.report.progress(step.id, str(getattr(descriptor, "digest", "")), done, size)
-
-    async def one(layer: Layer) -> None:
-        await job.mechanisms.blobs.ensure(layer.blob, progress)
-        await snapshots.unpack(layer)
-
-    async with anyio.create_task_group() as tasks:
-        for layer in await snapshots.missing(chain):
-            tasks.start_soon(one, layer)
 
 
 async def _discard(snapshots: Snapshotter, active: Active) -> None:

@@ -1,0 +1,61 @@
+"""Base images that a RUN will need are fetched and unpacked as soon as that is known, while other steps begin."""
+
+from __future__ import annotations
+
+from anyio.abc import TaskGroup
+
+from engine.image.descriptor import Descriptor
+from engine.layer.base import Chain
+from engine.plan.base import ImageSource, Plan, RunOp, Step
+from engine.solve.mechanisms import Job
+
+
+class Bases:
+    """The base images of a plan. Told which steps were not found and which images are resolved; both may come first."""
+
+    def __init__(self, plan: Plan, job: Job, background: TaskGroup, prefix: str) -> None:
+        self._job, self._background, self._prefix = job, background, prefix
+        self._parents = {step.id: step.parent for step in plan.steps}
+        self._wanted: set[str] = set()
+        self._chains: dict[str, tuple[ImageSource, Chain]] = {}
+
+    def missed(self, step: Step) -> None:
+        """The step was not found by its definition, so it will most likely run."""
+        if isinstance(step.op, RunOp):
+            at = step.id
+            while at in self._parents:
+                at = self._parents[at]
+            if at not in self._wanted:
+                self._wanted.add(at)
+                self._start(at)
+
+    def resolved(self, image: ImageSource, chain: Chain) -> None:
+        """What an image consists of."""
+        self._chains[image.id] = image, chain
+        self._start(image.id)
+
+    def _start(self, id: str) -> None:
+        if id in self._wanted and id in self._chains:
+            self._background.start_soon(self._fetch, *self._chains[id])
+
+    async def _fetch(self, image: ImageSource, chain: Chain) -> None:
+        from engine.solve.steps.unpack import prefetch
+
+        report, told = self._job.report, False
+        name = f"[internal] fetch {image.reference}"
+
+        def progress(blob: Descriptor, done: int) -> None:
+            nonlocal told
+            if not told:
+                told = True
+                report.step(self._prefix + name, self._prefix + name)
+            report.progress(self._prefix + name, str(blob.digest), done, blob.size)
+
+        try:
+            await prefetch(self._job, chain, progress)
+        except BaseException:
+            if told:
+                report.finished(self._prefix + name, "canceled")
+            raise
+        if told:
+            report.finished(self._prefix + name, "done")
