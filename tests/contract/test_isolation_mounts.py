@@ -119,18 +119,19 @@ async def test_a_killed_supervisor_leaves_no_process_and_a_whole_cache(machine: 
         children_of(os.getpid())[0])
     workers = children_of(server)
     killed: list[int] = []
+    sleep = f"sleep {10**8 + int.from_bytes(os.urandom(3), 'big')}"
 
     def kill(_stream: int, _data: bytes) -> None:
         if not killed:
             killed.extend(pid for pid in children_of(server) if pid not in workers)
             os.kill(killed[0], signal.SIGKILL)
 
-    spec = RunSpec(active.root, ("sh", "-c", "echo 1 > /cache/one; (setsid sleep 1001 &); echo go; sleep 1001"), ENV, "/",
+    spec = RunSpec(active.root, ("sh", "-c", f"echo 1 > /cache/one; (setsid {sleep} &); echo go; {sleep}"), ENV, "/",
                    mounts=(BindMount("/cache", str(source), readonly=False), FileMount("/s", b"pssst!")))
     with anyio.fail_after(30), pytest.raises(IsolationError, match="watched over the command has died"):
         await machine.pool.run(spec, kill)
     with anyio.fail_after(10):
-        while [path for path in Path("/proc").glob("[0-9]*/cmdline") if reads(path) == b"sleep\x001001\0"]:
+        while [path for path in Path("/proc").glob("[0-9]*/cmdline") if reads(path).replace(b"\0", b" ").strip() == sleep.encode()]:
             await anyio.lowlevel.checkpoint()
     await machine.snapshots.discard(active)
     assert sorted(os.listdir(source)) == ["f", "one", "out", "sub"]

@@ -211,22 +211,23 @@ def _sockets_after_the_filter() -> int:
 
 
 async def test_processes_left_behind_are_gone_and_nobody_waits_for_them(machine: Rig) -> None:
-    with anyio.fail_after(20):
-        ran = await sh(machine, "setsid sleep 1000 & (sleep 1000; echo late) & (setsid sh -c 'sleep 1000 & sleep 1000' &); "
-                                "echo started")
+    sleep = Sleep()
+    with anyio.fail_after(30):
+        ran = await sh(machine, f"setsid {sleep} & ({sleep}; echo late) & (setsid sh -c '{sleep} & {sleep}' &); echo started")
     assert ran.stdout == b"started\n"
-    assert not _processes_in(machine)
+    assert sleep.running() == []
 
 
 async def test_a_cancelled_command_is_gone(machine: Rig) -> None:
+    sleep = Sleep()
     active = await root(machine)
-    with anyio.move_on_after(10) as scope:
+    with anyio.move_on_after(30) as scope:
         def stop(_stream: int, data: bytes) -> None:
             scope.cancel()
 
-        await machine.pool.run(RunSpec(active.root, ("sh", "-c", "echo x; trap '' TERM; sleep 1000 & sleep 1000"), ENV, "/"), stop)
+        await machine.pool.run(RunSpec(active.root, ("sh", "-c", f"trap '' TERM; {sleep} & echo x; {sleep}"), ENV, "/"), stop)
     assert scope.cancelled_caught
-    assert not _processes_in(machine)
+    assert sleep.running() == []
     assert (await machine.execute(active, "true")).status == 0
 
 
@@ -246,42 +247,35 @@ def test_a_command_ends_with_the_process_that_wanted_it(tmp_path: Path, mode: st
     os.waitpid(child, 0)
     if not said:
         pytest.skip("this user cannot have that")
-    deadline = time.monotonic() + 15
-    while _sleepers(child):
-        assert time.monotonic() < deadline, _sleepers(child)
+    deadline = time.monotonic() + 30
+    while Sleep(child).running():
+        assert time.monotonic() < deadline
 
 
 async def _run_for_ever(state_dir: Path, mode: str, write: int) -> None:
     async with rig(state_dir, mode) as machine:
-        active = await root(machine)
-        sleep = f"sleep {10**6 + os.getpid()}"
+        active, sleep = await root(machine), Sleep(os.getpid())
         spec = RunSpec(active.root, ("sh", "-c", f"(setsid {sleep} &); echo running; {sleep}"), ENV, "/")
         await machine.pool.run(spec, lambda _stream, data: [os.write(write, data)].clear())
 
 
-def _sleepers(pid: int) -> list[str]:
-    """The processes that sleep in the name of this one."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            if path.read_bytes() == b"sleep\0%d\0" % (10**6 + pid):
-                found.append(path.parent.name)
-    return found
+class Sleep:
+    """A command that does not end by itself, and that nobody else runs."""
 
+    def __init__(self, number: int = 0) -> None:
+        self._seconds = 10**7 + (number or int.from_bytes(os.urandom(3), "big"))
 
-def _processes_in(machine: Rig) -> list[str]:
-    """Commands of processes whose root or working directory lies in the rig's state directory, or that are our sleepers."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                where = os.readlink(entry / "root")
-            except OSError:
-                continue
-            if words[:2] == [b"sleep", b"1000"] and (str(machine.state_dir) in where or where.startswith("/dev")):
-                found.append(f"{words} {where}")
-    return found
+    def __str__(self) -> str:
+        return f"sleep {self._seconds}"
+
+    def running(self) -> list[str]:
+        """The processes that run it."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                if path.read_bytes() == b"sleep\0%d\0" % self._seconds:
+                    found.append(path.parent.name)
+        return found
 
 
 async def test_a_root_cannot_send_our_mounts_outside(machine: Rig, tmp_path: Path) -> None:
