@@ -142,7 +142,7 @@ def test_the_time_of_a_file_seen_through_a_mount_does_not_count(shop) -> None:
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs OpenSSH")
-@pytest.mark.rule(48)
+@pytest.mark.rule("T9")
 def test_an_agent_for_a_key(shop, tmp_path: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
     dockerfile = ("FROM @busybox\nRUN --mount=type=ssh,required,mode=660,uid=5 test -S $SSH_AUTH_SOCK && echo $SSH_AUTH_SOCK > /x && "

@@ -97,3 +97,29 @@ def test_a_variable_that_nothing_sets_is_warned_of(shop) -> None:
     assert shop.build(f"FROM @busybox\n{lines}").warnings == ["UndefinedVar", "UndefinedVar"]
     assert shop.build(f"FROM @rich\n{lines}").warnings == ["UndefinedVar"]
     assert "UndefinedVar" in shop.fails(f"# check=error=true\nFROM @rich\n{lines}").message
+
+
+@pytest.mark.rule("T10")
+def test_a_changed_variable_keeps_its_place_and_unknown_build_arguments_are_no_error(shop) -> None:
+    built = shop.build("FROM @rich\nENV NEW=1 FOO=changed\nENV EMPTY=x$EMPTY", args={"NOBODY": "knows"})
+    assert built.config["Env"][1:] == ["FOO=changed", "EMPTY=x", "SPACED=base bar", "NEW=1"]
+
+
+@pytest.mark.rule("T4")
+def test_what_is_kept_for_the_shell_or_the_image(shop) -> None:
+    built = shop.build('FROM scratch\nENV V=v\nLABEL $V=$V "${V}2"=x\nCMD echo $V\nENTRYPOINT ["$V"]\nHEALTHCHECK CMD $V\nSHELL ["$V"]\n'
+                       "MAINTAINER $V\nUSER $V\nVOLUME /$V\nSTOPSIGNAL ${V:+9}\nONBUILD RUN $V")  # fmt: skip
+    config = built.config
+    assert config["Labels"] == {"v": "v", "v2": "x"}
+    assert (config["Cmd"], config["Entrypoint"]) == (["/bin/sh", "-c", "echo $V"], ["$V"])
+    assert (config["Healthcheck"]["Test"], config["Shell"], config["author"]) == (["CMD-SHELL", "$V"], ["$V"], "$V")
+    assert (config["User"], config["Volumes"], config["StopSignal"], config["OnBuild"]) == ("v", {"/v": {}}, "9", ["RUN $V"])
+
+
+@pytest.mark.rule("T3")
+def test_a_stage_of_another_platform(shop) -> None:
+    built = shop.build("FROM --platform=linux/arm64 @multi AS other\nFROM scratch\nARG TARGETPLATFORM\nARG BUILDARCH\n"
+                       "ENV t=$TARGETPLATFORM b=$BUILDARCH\nCOPY --from=other /arch /arch", platform="linux/s390x")  # fmt: skip
+    assert built.files == {"/arch": "- 644 0:0 arm64\n"}
+    assert built.raw["architecture"] == "s390x"
+    assert built.config["Env"][1] == "t=linux/s390x"

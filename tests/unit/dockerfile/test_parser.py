@@ -136,6 +136,7 @@ def test_text_and_location_span_continuations_and_heredocs() -> None:
     assert (user.text, user.location) == ("USER x", Location(11, 11))
 
 
+@pytest.mark.rule("T5")
 @pytest.mark.parametrize(
     ("lines", "command"),
     [
@@ -165,6 +166,7 @@ def test_blank_lines_in_a_continuation_are_skipped_with_a_warning() -> None:
     ]
 
 
+@pytest.mark.rule("T5")
 def test_a_file_that_ends_in_a_continuation() -> None:
     file = of("FROM scratch\nRUN a \\\n\n\n")
     (run,) = file.stages[0].instructions
@@ -172,6 +174,7 @@ def test_a_file_that_ends_in_a_continuation() -> None:
     assert len(file.warnings) == 1
 
 
+@pytest.mark.rule("T5")
 def test_byte_order_mark_and_windows_line_ends() -> None:
     file = parse(b"\xef\xbb\xbfFROM scratch\r\nRUN a \\\r\n  b\r\n\r\nENV x=y\r\n")
     assert file.stages[0].instructions == (Run(shell("a   b")), Env((("x", "y"),)))

@@ -128,6 +128,7 @@ def test_instructions_before_the_first_stage() -> None:
     assert (error.message, error.location) == ("no build stage in current context", Location(2, 2, "build/Dockerfile"))
 
 
+@pytest.mark.rule("T5")
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
 def test_the_longest_line(end: str) -> None:
     room = 65535 - len("RUN ") - len(end.rstrip("\n"))

@@ -194,6 +194,7 @@ def contexts(text: str, **named: str) -> Plan:
     return make_plan(graph, configs, PlanInputs(contexts=named))
 
 
+@pytest.mark.rule("T1")
 def test_named_contexts_take_the_place_of_images_and_stages() -> None:
     made = contexts("FROM scratch AS a\nCOPY x /\nFROM b\nCOPY --from=a /f /\nCOPY --from=c /g /\n",
                     a="./dir", b="docker-image://other:2", c="oci-layout:///some/dir:tag")  # fmt: skip
