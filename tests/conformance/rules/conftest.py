@@ -87,10 +87,10 @@ class Workshop:
         image = self._image.load(out, str(asked.platforms[0]) if asked.platforms else None)
         return self._described(image, base or self._base(image), times, json.loads(result.manifest), result, events)
 
-    def read(self, layout: Path) -> dict[str, str]:
-        """The files of an image that was written somewhere, over its base."""
+    def read(self, layout: Path) -> Built:
+        """An image that was written somewhere, over its base."""
         image = self._image.load(layout)
-        return self._described(image, self._base(image), (), {}, None, []).files
+        return self._described(image, self._base(image), (), {}, None, [])
 
     def _base(self, image: Any) -> str:
         return max(self._bases, key=lambda name: self._image.on_base(image, self._bases[name]))

@@ -54,7 +54,7 @@ def files(shop, request, out: Path, **options) -> dict[str, str]:
         return await shop.engine.build(asked, **options)
 
     shop.portal.call(build)
-    return shop.read(out)
+    return shop.read(out).files
 
 
 @pytest.mark.rule("T2")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from engine import Engine, Settings
 from engine.errors import DockerfileError, RunError
 from engine.image.reference import Reference
 from engine.request import OutputRequest
@@ -113,6 +114,23 @@ def test_times_of_files_are_rewritten_when_told(shop) -> None:
     assert built.files["/run.txt"] == f"- 644 0:0 @{EPOCH}"
     assert built.files["/old"] == f"- 644 0:0 old @{EPOCH - 5}"
     assert max(m.mtime for layer in built.tars for m in members(layer)) <= EPOCH
+
+
+@pytest.mark.rule(118)
+@pytest.mark.parametrize("snapshots", ["overlay", "walk"])
+def test_rewritten_times_are_no_change_for_the_next_step(shop, tmp_path: Path, snapshots: str) -> None:
+    folder = shop.context({}, "FROM @busybox\nRUN mkdir /d && touch /d/a\nRUN touch /d/b && cat /d/a\nRUN stat -c %Y /d/a > /when\n")
+    request = shop.request(folder, args={"SOURCE_DATE_EPOCH": str(EPOCH)}, rewrite_timestamp=True, no_cache=True,
+                           outputs=(OutputRequest("oci", tmp_path / "out", archive=False),))
+
+    async def build() -> None:
+        async with Engine(Settings(tmp_path / "state", snapshots=snapshots)) as engine:
+            await engine.build(request)
+
+    shop.portal.call(build)
+    built = shop.read(tmp_path / "out")
+    assert built.layers == [["/d/a"], ["/d/b"], ["/when"]]
+    assert built.files["/when"] == f"- 644 0:0 {EPOCH}\n"
 
 
 @pytest.mark.rule(119)
