@@ -114,6 +114,8 @@ def _write(disk: Disk, entry: Entry, pieces: Iterable[bytes | memoryview]) -> No
 def _remove(disk: Disk, kind: Kind, path: bytes, written: set[bytes]) -> None:
     """Removes a path, or all that is in it, but for what this layer has `written`."""
     if kind == "opaque" or path in disk.holding:
+        if kind == "whiteout" and path not in written:  # what is in it now is the layer's, but not what it is itself
+            disk.directory(Entry(path, "dir", 0o755))
         disk.find(path)  # whose time stays as it is
         for name in disk.names(path):
             _remove(disk, "whiteout", path + b"/" + name if path else name, written)

@@ -139,40 +139,50 @@ def any_entry(draw: st.DrawFn) -> Entry:
     return Entry(path, kind, mode, uid, size=draw(st.integers(0, 5)) if kind == "file" else 0)
 
 
-def in_directory(files: Files, entry: Entry) -> bool:
-    """Whether the place of a removal's own name may be a directory."""
-    try:
-        path = resolve(files, "/" + entry.path.decode()) if entry.kind == "opaque" else posixpath.dirname(real(files, entry.path))
-    except Nonsense:
+def links_above(files: Files, path: bytes) -> list[str]:
+    """The symlinks among the directories of a name, as it is written."""
+    parts = path.decode().split("/")
+    heads = ["/" + "/".join(parts[:i]) for i in range(1, len(parts))]
+    return [head for head in heads if head in files and files[head].kind == "symlink"]
+
+
+def sane_removal(files: Files, entry: Entry) -> bool:
+    """Whether a removal is of something whose name leads straight through directories."""
+    path = "/" + entry.path.decode()
+    inside = path + "/x" if entry.kind == "opaque" else path
+    heads = [head for head in files if head != "/" and inside.startswith(head + "/")]
+    return all(files[head].kind == "dir" for head in heads)
+
+
+def sane_entry(files: Files, state: Files, entry: Entry) -> bool:
+    """Whether a name leads through one symlink at most, of a lower layer and to a real directory; and whether a hard link is to a
+    file by its own name."""
+    links = links_above(state, entry.path)
+    if links and (len(links) > 1 or links[0] not in files or state.get(resolve(files, links[0]), Node("file")).kind != "dir"):
         return False
-    while path not in files:
-        path = posixpath.dirname(path)
-    return files[path].kind == "dir"
+    if entry.kind != "hardlink":
+        return True
+    return not links_above(state, entry.link) and state.get("/" + entry.path.decode(), Node("file")).kind != "dir"
 
 
 @st.composite
 def layer_over(draw: st.DrawFn, files: Files) -> list[Entry]:
     """A layer that makes sense over some files: a name once, sorted, and nothing replaced in it that it has just made."""
     wanted = draw(st.lists(any_entry(), max_size=7, unique_by=lambda e: (e.path, e.kind in ("whiteout", "opaque"), e.kind == "opaque")))
-    removals = [e for e in wanted if e.kind in ("whiteout", "opaque") and in_directory(files, e)]
+    removals = [e for e in wanted if e.kind in ("whiteout", "opaque") and sane_removal(files, e)]
     out: list[Entry] = []
-    try:
-        state = apply(files, removals)
-    except Nonsense:
-        removals, state = [], dict(files)
+    state = apply(files, removals)
     written: set[str] = set()
-    for entry in sorted((e for e in wanted if e not in removals), key=lambda e: (e.kind == "hardlink", e.path)):
+    for entry in sorted((e for e in wanted if e.kind not in ("whiteout", "opaque")), key=lambda e: (e.kind == "hardlink", e.path)):
         trial = dict(state)
         try:
-            if entry.kind in ("whiteout", "opaque"):
+            if not sane_entry(files, state, entry):
                 continue
             at = put(trial, entry)
-            named = "/" + entry.path.decode()
-            if entry.kind != "dir" and any(w.startswith((at + "/", named + "/")) for w in written):
-                continue
-            if at in written:
-                continue
         except Nonsense:
+            continue
+        named = "/" + entry.path.decode()
+        if at in written or (entry.kind != "dir" and any(w.startswith((at + "/", named + "/")) for w in written)):
             continue
         written |= {at, named}
         state = trial
@@ -181,9 +191,11 @@ def layer_over(draw: st.DrawFn, files: Files) -> list[Entry]:
     inside = [r.path + b"/" if r.kind == "opaque" else r.path for r in removals]
     removals = [r for r, path in zip(removals, inside, strict=True)
                 if not any(e.kind != "dir" and path.startswith(e.path + b"/") for e in out)]  # fmt: skip
-    late = draw(st.booleans())
+    # Late removals of links would change what the names before them have meant, which no reader of a stream can know; and what is
+    # in the way must be gone before something takes its place.
+    late = draw(st.booleans()) and not any(node.kind == "symlink" for node in files.values())
     try:
-        apply(files, out)  # what is in the way must be gone before something takes its place
+        apply(files, out)
     except Nonsense:
         late = False
     return out + removals if late else draw(st.permutations(removals)) + out
