@@ -22,6 +22,7 @@ files = st.dictionaries(st.sampled_from([b"etc/passwd", b"etc/group"]), st.binar
 SOME = Index([Entry(b"a", "file", digest="ab" * 32), Entry(b"b", "char", major=1, xattrs=(("user.a", b"\0"),))], {b"etc/passwd": b"x"})
 
 
+@settings(deadline=None)
 @given(st.lists(entries, max_size=6), files)
 def test_what_is_encoded_is_decoded(some: list[Entry], contents: dict[bytes, bytes]) -> None:
     data = encode(some, contents)
@@ -32,6 +33,7 @@ def test_what_is_encoded_is_decoded(some: list[Entry], contents: dict[bytes, byt
     assert all(type(entry) is Entry for entry in again.entries)
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(SOME.to_bytes()) - 1), st.integers(1, 255))
 def test_any_damage_is_noticed(at: int, change: int) -> None:
     data = bytearray(SOME.to_bytes())

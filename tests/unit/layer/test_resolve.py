@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import CopyError
@@ -50,6 +50,7 @@ names = st.sampled_from([b"a", b"b", b"c"])
 texts = st.lists(st.one_of(names, st.just(b".."), st.just(b"."), st.just(b"")), max_size=4).map(b"/".join)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.lists(names, min_size=1, max_size=2).map(b"/".join), texts.filter(len), max_size=6), texts, st.booleans())
 def test_nothing_leads_out_and_what_comes_out_has_no_links(links: dict[bytes, bytes], path: bytes, last: bool) -> None:
     try:

@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ContentError
@@ -62,6 +62,7 @@ def read(data: bytes) -> list[Entry]:
     return out
 
 
+@settings(deadline=None)
 @given(entries())
 @example(Entry(b"a" * 100, "file", mtime=SECOND))
 @example(Entry(b"a" * 101, "file", mtime=SECOND))
@@ -77,6 +78,7 @@ def test_what_is_written_is_read_again(entry: Entry) -> None:
     assert read(header + content + END) == [entry]
 
 
+@settings(deadline=None)
 @given(entries())
 @example(Entry(b"f" * 100, "file", 0o4755, 1, 2, 3, 4 * SECOND))
 @example(Entry(b"d" * 99, "dir", 0o4755, 1, 2, 0, 4 * SECOND))
@@ -85,6 +87,7 @@ def test_the_fast_encoder_writes_the_same(entry: Entry) -> None:
     assert encode(entry) == encode(entry) == encode_header(entry)
 
 
+@settings(deadline=None)
 @given(st.lists(entries().filter(lambda e: e.size < 1 << 20), max_size=8))
 def test_the_standard_library_reads_the_same(written: Sequence[Entry]) -> None:
     data = b"".join(encode_header(e) + bytes(e.size) + padding(e.size) for e in written) + END

@@ -105,7 +105,7 @@ def test_every_format_reads_alike(format: int) -> None:
 
 
 @given(st.integers(1, 2000))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_it_does_not_matter_how_the_stream_is_cut(size: int) -> None:
     data = archive(everything)
     assert read(data, size) == read(data)
@@ -236,7 +236,7 @@ def test_a_broken_archive_is_a_content_error(data: bytes, size: int) -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 8))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_no_damage_ends_in_anything_but_a_content_error(seed: int, flips: int) -> None:
     data = bytearray(pax((b"GNU.sparse.size", b"10"), (b"GNU.sparse.map", b"6,4")) + block(b"s", b"00000000004\0") + bytes(512)
                      + archive(everything))  # fmt: skip
