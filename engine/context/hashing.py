@@ -23,24 +23,28 @@ EMPTY = hashlib.sha256(b"").hexdigest()
 Call = Callable[..., Awaitable[list[str | None]]]
 """Runs a module-level function with arguments somewhere and gives what it returns (`Workers.call`)."""
 
-Job = list[tuple[bytes, FileKey]]
+Files = list[tuple[bytes, FileKey]]
+Row = tuple[bytes, int, int, int, int]
+"""An absolute path, and of its key inode, size, mtime and ctime. A plain tuple, which goes to another process much faster than a
+key does."""
 
 _CHUNK = 1 << 20
 _JOB_BYTES = 64 << 20
 _JOB_FILES = 4000
 _MANY_FILES = 4000
 """From here on starting worker processes pays."""
-_LARGE = 1 << 20
+_LARGE, _HUGE = 1 << 20, 1 << 63
 
 
-def hash_files(files: Job) -> list[str | None]:
-    """sha256 (hexadecimal) of files by absolute path; None for one that is not, or does not stay, what its key says. Raises
-    `OSError` with the file's name."""
+def hash_files(files: list[Row]) -> list[str | None]:
+    """sha256 (hexadecimal) of files; None for one that is not, or does not stay, what its key says. Raises `OSError` with the
+    file's name."""
     out: list[str | None] = []
-    for path, key in files:
+    for row in files:
+        path = row[0]
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            out.append(_hash(descriptor, key))
+            out.append(_hash(descriptor, row))
         except OSError as error:
             error.filename = path
             raise
@@ -49,14 +53,15 @@ def hash_files(files: Job) -> list[str | None]:
     return out
 
 
-def _hash(descriptor: int, key: FileKey) -> str | None:
+def _hash(descriptor: int, row: Row) -> str | None:
+    _, inode, size, mtime, ctime = row
     digest = hashlib.sha256()
-    left = key.size
-    while left > 0 and (data := os.read(descriptor, min(left, _CHUNK))):
+    left = size
+    while left > 0 and (data := os.read(descriptor, left if left < _CHUNK else _CHUNK)):
         digest.update(data)
         left -= len(data)
     status = os.fstat(descriptor)
-    same = not left and (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino) == (*key[2:], key.inode)
+    same = not left and status.st_ino == inode and (status.st_size, status.st_mtime_ns, status.st_ctime_ns) == (size, mtime, ctime)
     return digest.hexdigest() if same else None
 
 
@@ -96,11 +101,12 @@ class Hasher:
             return [None] * len(keys)
         return await anyio.to_thread.run_sync(self._store.lookup, keys)
 
-    async def _hash(self, root: bytes, files: Job) -> list[str]:
-        absolute = [(root + b"/" + path, key) for path, key in files]
+    async def _hash(self, root: bytes, files: Files) -> list[str]:
+        prefix = root + b"/"
+        absolute: list[Row] = [(prefix + path, *key[1:]) for path, key in files]
         places: list[tuple[list[int], anyio.CapacityLimiter]] = [
-            *((job, self._small) for job in _divide(files, lambda size: size < _LARGE)),
-            *((job, self._large) for job in _divide(files, lambda size: size >= _LARGE)),
+            *((job, self._small) for job in _divide(absolute, 0, _LARGE)),
+            *((job, self._large) for job in _divide(absolute, _LARGE, _HUGE)),
         ]
         found: list[str | None] = [None] * len(files)
         errors: list[EngineError] = []
@@ -138,16 +144,17 @@ def _same(path: bytes, digest: str | None) -> str:
     return digest
 
 
-def _divide(files: Job, chosen: Callable[[int], bool]) -> list[list[int]]:
-    """The places of the files whose size is chosen, in jobs of about equal weight."""
+def _divide(files: list[Row], least: int, most: int) -> list[list[int]]:
+    """The places of the files of `least` bytes and more, but less than `most`, in jobs of about equal weight."""
     jobs: list[list[int]] = []
+    job: list[int] = []
     weight = 0
-    for place, (_, key) in enumerate(files):
-        if not chosen(key.size):
-            continue
-        if not jobs or weight > _JOB_BYTES or len(jobs[-1]) >= _JOB_FILES:
-            jobs.append([])
-            weight = 0
-        jobs[-1].append(place)
-        weight += key.size
+    for place, (_, _, size, _, _) in enumerate(files):
+        if least <= size < most:
+            if not job or weight > _JOB_BYTES or len(job) >= _JOB_FILES:
+                job = []
+                jobs.append(job)
+                weight = 0
+            job.append(place)
+            weight += size
     return jobs

@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from engine.context.digests import FileKey
 from engine.context.directory import DirectoryTree
 from engine.context.faults import show
 from engine.context.hashing import EMPTY, Hasher
@@ -62,11 +63,12 @@ class DirectoryContext:
     async def digests(self, paths: Sequence[bytes]) -> dict[bytes, str]:
         """See `Context`."""
         out: dict[bytes, str] = {}
-        files, keys = [], []
-        for path in paths:
-            if self.tree.get(path) is None:
+        files: list[bytes] = []
+        keys: list[FileKey] = []
+        for path, known in zip(paths, map(self.tree.key, paths), strict=True):
+            if known is None and self.tree.get(path) is None:  # which looks where nobody has looked before
                 raise ContextError(f"{show(path)} is not in the build context")
-            key = self.tree.key(path)
+            key = known or self.tree.key(path)
             if key is not None:
                 files.append(path)
                 keys.append(key)

@@ -6,7 +6,9 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from engine.errors import ContextError
 from engine.image.digest import Digest
@@ -59,6 +61,26 @@ def pack(changes: Sequence[Change], blob_path: str, compression: str = "gzip", l
         IndexStore(Path(index_dir)).put(Digest("sha256", written.diff_id), index)
         index = Index(())
     return Packed(written.diff_id, written.digest, written.size, written.tar_size, index)
+
+
+Columns = tuple[list[tuple[object, ...]], tuple[bytes | None, ...], tuple[int, ...]]
+"""Changes by columns: what goes to another process several times as fast as the changes themselves."""
+
+
+def to_columns(changes: Sequence[Change]) -> Columns:
+    """Changes as columns; there has to be one at least."""
+    with collector_paused():
+        entries, sources, offsets = zip(*changes, strict=True)
+        return list(zip(*entries, strict=True)), sources, offsets
+
+
+def pack_columns(columns: Columns, *arguments: Any) -> Packed:
+    """As `pack`, which takes the rest of the arguments. A job for a worker."""
+    with collector_paused():
+        entries, sources, offsets = columns
+        rows = map(partial(tuple.__new__, Entry), zip(*entries, strict=True))
+        changes = list(map(partial(tuple.__new__, Change), zip(rows, sources, offsets, strict=True)))
+    return pack(changes, *arguments)
 
 
 class _Tar:

@@ -92,17 +92,17 @@ class Inputs:
             return FilesKey(_joined(parts), lambda: urls)
         context = await self._job.context(name)
         copied = await anyio.to_thread.run_sync(_plan, selection.request, context.tree)
-        digests = await context.digests(list(_files(copied)))
-        parts.append(_digest(copied, digests))
-        return FilesKey(_joined(parts), cache(lambda: urls | copied_listing(copied, digests)))
+        items = list(copied_digest_items(copied, await context.digests(list(_files(copied)))))
+        parts.append(_digest(items))
+        return FilesKey(_joined(parts), cache(lambda: urls | copied_listing(copied, items)))
 
     async def state_files(self, state: State, selection: FileSelection) -> FilesKey:
         """What a step takes from another state: equal for equal files, whatever layers they lie in."""
         tree = await self._job.mechanisms.trees.tree(state.chain)
         copied = await anyio.to_thread.run_sync(_plan, selection.request, tree)
         unknown = [c.from_path for c in copied if c.from_path is not None and c.entry.size and not c.entry.digest]
-        digests = await self._hashed(state, tree, unknown)
-        return FilesKey(_digest(copied, digests), cache(lambda: copied_listing(copied, digests)))
+        items = list(copied_digest_items(copied, await self._hashed(state, tree, unknown)))
+        return FilesKey(_digest(items), cache(lambda: copied_listing(copied, items)))
 
     async def _hashed(self, state: State, tree: Tree, paths: Sequence[bytes]) -> dict[bytes, str]:
         if not paths:
@@ -150,11 +150,8 @@ def _files(copied: Iterable[Copied]) -> Iterable[bytes]:
     return (c.from_path for c in copied if c.from_path is not None and c.entry.size)
 
 
-def _digest(copied: Iterable[Copied], digests: Mapping[bytes, str]) -> str:
-    digest = hashlib.sha256()
-    for item in copied_digest_items(copied, digests):
-        digest.update(item)
-    return digest.hexdigest()
+def _digest(items: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"".join(items)).hexdigest()
 
 
 def _joined(parts: Iterable[str]) -> str:

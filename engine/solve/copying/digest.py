@@ -25,19 +25,21 @@ def copied_digest_items(copied: Iterable[Copied], digests: Mapping[bytes, str]) 
         path, kind, mode, uid, gid, size, _, link, digest, major, minor, xattrs = entry
         if not digest and kind == "file" and size:
             digest = digests[from_path if from_path is not None else path]
-        head = b"%d:%b%d:%b" % (len(path), path, len(link), link)
-        yield head + f"{kind} {mode:o} {uid}:{gid} {major},{minor} {digest} {len(xattrs)};".encode() + _frame(xattrs)
+        yield b"%d:%b%d:%b%b %o %d:%d %d,%d %b %d;%b" % (
+            len(path), path, len(link), link, kind.encode(), mode, uid, gid, major, minor, digest.encode(), len(xattrs),
+            _frame(xattrs) if xattrs else b"")
 
 
-def copied_listing(copied: Sequence[Copied], digests: Mapping[bytes, str]) -> dict[str, str]:
+def copied_listing(copied: Sequence[Copied], items: Sequence[bytes]) -> dict[str, str]:
     """A checksum for each file of a copy, by where it comes from or else goes to, for people who want to know which one changed.
-    In large copies one for each directory, down to a depth at which there are not too many."""
-    counted = [c for c in copied if not c.kept and c.entry.kind != "dir"]
-    paths = [(c.from_path if c.from_path is not None else c.entry.path) for c in counted]
+    In large copies one for each directory, down to a depth at which there are not too many. `items` are what
+    `copied_digest_items` gives for the copy."""
+    counted = [(c, item) for c, item in zip((c for c in copied if not c.kept), items, strict=True) if c.entry.kind != "dir"]
+    paths = [(c.from_path if c.from_path is not None else c.entry.path) for c, _ in counted]
     folders = [path.rpartition(b"/")[0] for path in paths] if len(paths) > MOST_LISTED else []
     shorter = _shortened(set(folders))
     out: dict[bytes, int] = {}
-    for n, item in enumerate(copied_digest_items(counted, digests)):
+    for n, (_, item) in enumerate(counted):
         name = shorter[folders[n]] if folders else paths[n]
         out[name] = crc32(item, out.get(name, 0))
     return {name.decode(errors="backslashreplace") or ".": f"{value:08x}" for name, value in out.items()}

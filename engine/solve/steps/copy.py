@@ -92,12 +92,11 @@ class _Copy:
         if isinstance(below, Tree):
             kept = await self._inputs.locate(self._parent, below, [c.below for c in copied if c.below is not None])
         out = []
-        for item in copied:
-            if item.from_path is not None:
-                place = places.get(item.from_path) or tree.source(item.from_path)
-                out.append(Change(item.entry, *place))
-            elif item.below is not None:
-                out.append(Change(item.entry, *kept[item.below]))
-            else:
-                out.append(item.change)
+        source = places.__getitem__ if places else tree.source
+        for entry, from_path, place, below_path, _ in copied:
+            if from_path is not None:
+                place = source(from_path)
+            elif below_path is not None:
+                place = kept[below_path]
+            out.append(Change(entry, *place) if place else Change(entry))
         return out

@@ -10,7 +10,7 @@ from engine.image.descriptor import Descriptor, layer_type
 from engine.image.digest import Digest
 from engine.layer.base import Layer
 from engine.layer.entries import Change
-from engine.layer.pack import Packed, pack
+from engine.layer.pack import Packed, pack, pack_columns, to_columns
 from engine.solve.mechanisms import Job
 
 SMALL = 1 << 20
@@ -24,15 +24,13 @@ async def make_layer(job: Job, changes: Sequence[Change], *, own_files: bool) ->
     """
     mechanisms = job.mechanisms
     with mechanisms.content.writer(written_elsewhere=True) as writer:
-        arguments = (changes, str(writer.path), job.compression, job.compression_level, "", job.latest_mtime)
-        small = own_files and len(changes) < 200 and sum(c.entry.size for c in changes) < SMALL
+        arguments = (str(writer.path), job.compression, job.compression_level, str(mechanisms.indexes.directory), job.latest_mtime)
+        small = not changes or (own_files and len(changes) < 200 and sum(c.entry.size for c in changes) < SMALL)
         packed: Packed
         if small:
-            packed = await anyio.to_thread.run_sync(lambda: pack(*arguments), limiter=mechanisms.limiters.workers)
+            packed = await anyio.to_thread.run_sync(lambda: pack(changes, *arguments), limiter=mechanisms.limiters.workers)
         else:
-            packed = await mechanisms.workers.call(pack, *arguments)
+            packed = await mechanisms.workers.call(pack_columns, to_columns(changes), *arguments)
         digest = Digest("sha256", packed.digest)
         writer.commit(digest, packed.size)
-    diff_id = Digest("sha256", packed.diff_id)
-    mechanisms.indexes.put(diff_id, packed.index)
-    return Layer(diff_id, Descriptor(layer_type(job.compression), digest, packed.size))
+    return Layer(Digest("sha256", packed.diff_id), Descriptor(layer_type(job.compression), digest, packed.size))

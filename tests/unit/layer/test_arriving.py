@@ -24,7 +24,7 @@ def read_all(file: BlobFile) -> bytes:
 
 
 async def test_what_is_written_after_the_reader_has_caught_up_is_read_too(tmp_path: Path) -> None:
-    with Arrival(tmp_path / "signals") as arrival, open(tmp_path / "ingest", "wb", buffering=0) as out:
+    with Arrival(tmp_path / "signals") as arrival, (tmp_path / "ingest").open("wb", buffering=0) as out:
         arrival.begin(tmp_path / "ingest")
         arriving = await arrival.arriving()
         assert arriving is not None
