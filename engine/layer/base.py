@@ -29,9 +29,15 @@ Chain = tuple[Layer, ...]
 
 def chain_id(diff_ids: Sequence[Digest]) -> Digest | None:
     """What names a root filesystem state (OCI image spec, config.md, "Layer ChainID"); None for no layers."""
-    out: Digest | None = None
+    ids = chain_ids(diff_ids)
+    return ids[-1] if ids else None
+
+
+def chain_ids(diff_ids: Sequence[Digest]) -> list[Digest]:
+    """The chain ids of the first layer, of the first two, and so on."""
+    out: list[Digest] = []
     for diff_id in diff_ids:
-        out = diff_id if out is None else Digest.of(f"{out} {diff_id}".encode())
+        out.append(Digest.of(f"{out[-1]} {diff_id}".encode()) if out else diff_id)
     return out
 
 

@@ -15,6 +15,7 @@ a lock, so that the second waits instead. What was left by a process that died i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from engine.errors import ContentError, StorageError
 from engine.isolate.base import IdMap
 from engine.layer.apply import Style
 from engine.layer.arriving import Arriving
-from engine.layer.base import Chain, Layer, chain_id
+from engine.layer.base import Chain, Layer, chain_id, chain_ids
 from engine.layer.entries import Change, Entry, ancestors
 from engine.layer.index import Index, IndexStore
 from engine.layer.resolve import resolve
@@ -54,6 +55,11 @@ def chain_name(chain: Chain) -> str:
     """The name of a chain's directories; chains have at least one layer."""
     digest = chain_id([layer.diff_id for layer in chain])
     return digest.hex if digest else "scratch"
+
+
+def chain_names(chain: Chain) -> list[str]:
+    """The names of a chain's beginnings: of its first layer, of the first two, and so on."""
+    return [digest.hex for digest in chain_ids([layer.diff_id for layer in chain])]
 
 
 class LayerDirs:
@@ -96,19 +102,21 @@ class LayerDirs:
 
     def missing(self, chain: Chain) -> list[Layer]:
         """The layers of a chain that have to be unpacked before it can be stacked."""
-        return [layer for i, layer in enumerate(chain)
-                if not self.path("chain", chain_name(chain[: i + 1])).is_dir()
-                and not (self.path("diff", layer.diff_id.hex).is_dir() and self._indexes.path(layer.diff_id).exists())]
+        top = self._place.directory
+        return [layer for layer, name in zip(chain, chain_names(chain), strict=True)
+                if not os.path.isdir(f"{top}/chain/{name}")
+                and not (os.path.isdir(f"{top}/diff/{layer.diff_id.hex}") and self._indexes.path(layer.diff_id).exists())]
 
     async def lowers(self, chain: Chain) -> tuple[str, ...]:
         """The directories that make up a chain's files, topmost first; unpacks what is missing, side by side."""
-        names = [chain_name(chain[: i + 1]) for i in range(len(chain))]
-        own = [self.path("chain", name).is_dir() for name in names]
+        names = chain_names(chain)
+        top = self._place.directory
+        own = [os.path.isdir(f"{top}/chain/{name}") for name in names]
         await self._ensure_all({layer for layer, done in zip(chain, own, strict=True) if not done})
         out: list[str] = []
         for i, name in enumerate(names):
             if own[i]:
-                out.append(str(self.path("chain", name)))
+                out.append(f"{top}/chain/{name}")
             elif i and self.path("needs", chain[i].diff_id.hex).exists():
                 out += await self._fitted(chain[: i + 1], name)
             else:
@@ -120,8 +128,9 @@ class LayerDirs:
         located = {path: tree.locate(path) for path in paths}
         directories: dict[int, bytes] = {}
         missing: set[Layer] = set()
+        names = chain_names(chain)
         for i in {number for number, _ in located.values()}:
-            directory = self.path("chain", chain_name(chain[: i + 1]))
+            directory = self.path("chain", names[i])
             if not directory.is_dir():
                 directory = self.path("diff", chain[i].diff_id.hex)
                 missing.add(chain[i])

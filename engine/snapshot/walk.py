@@ -25,7 +25,7 @@ from engine.layer.tree import Tree
 from engine.snapshot import jobs, state
 from engine.snapshot.base import Active
 from engine.snapshot.compare import Found, changes, suspects
-from engine.snapshot.layers import LayerDirs, Place, blob_path, chain_name
+from engine.snapshot.layers import LayerDirs, Place, blob_path, chain_name, chain_names
 from engine.workers.base import Workers
 
 _ROOT = Entry(b"", "dir", 0o755)
@@ -51,7 +51,7 @@ class WalkSnapshotter:
         """See `Snapshotter`."""
         await self._opened()
         names = {name for name, _ in self._idle}
-        there = max((count for count in range(len(chain) + 1) if chain_name(chain[:count]) in names), default=0)
+        there = max((count for count, name in enumerate(chain_names(chain), 1) if name in names), default=0)
         return chain[there:]
 
     async def unpack(self, layer: Layer, arriving: Arriving | None = None) -> None:
@@ -120,7 +120,7 @@ class WalkSnapshotter:
 
     def _take(self, chain: Chain) -> tuple[int, Path]:
         """The committed root that has most layers of the chain, how many it has, and no more than these; or a new directory."""
-        names = [chain_name(chain[:count]) for count in range(len(chain) + 1)]
+        names = ["", *chain_names(chain)]
         for count in range(len(chain), 0, -1):
             for i, (name, directory) in enumerate(self._idle):
                 if name == names[count]:

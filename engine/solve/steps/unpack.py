@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from functools import partial
 
 import anyio
 
@@ -18,17 +19,28 @@ Progress = Callable[[Descriptor, int], None]
 
 
 async def unpack(job: Job, chain: Chain, progress: Progress | None = None) -> None:
-    """Makes the layers of a chain ready for a root. Those that are there cost nothing; who needs the index of one that is not waits
-    for it instead of reading the layer for itself. Raises what fetching and unpacking raise."""
+    """Makes the layers of a chain ready for a root; those that are there cost nothing. Raises what fetching and unpacking raise."""
+    snapshots = await job.mechanisms.snapshots()
+    async with anyio.create_task_group() as tasks:
+        for layer in await snapshots.missing(chain):
+            tasks.start_soon(job.mechanisms.trees.ready, layer, partial(_unpack, job, snapshots, layer, progress))
+
+
+async def prefetch(job: Job, chain: Chain, progress: Progress | None = None) -> None:
+    """As `unpack`, ahead of those who need it: who wants the index of a layer meanwhile waits for it, instead of reading the layer
+    for himself. Raises nothing that they would not: an error is theirs to meet and to tell."""
 
     async def one(layer: Layer) -> None:
         snapshots = await job.mechanisms.snapshots()
         if layer in await snapshots.missing(chain):
             await _unpack(job, snapshots, layer, progress)
 
-    async with anyio.create_task_group() as tasks:
-        for layer in chain:
-            tasks.start_soon(job.mechanisms.trees.ready, layer, lambda layer=layer: one(layer))
+    try:
+        async with anyio.create_task_group() as tasks:
+            for layer in chain:
+                tasks.start_soon(job.mechanisms.trees.ready, layer, partial(one, layer))
+    except* EngineError:
+        pass
 
 
 async def _unpack(job: Job, snapshots: Snapshotter, layer: Layer, progress: Progress | None) -> None:
@@ -54,11 +66,3 @@ async def _unpack_arriving(job: Job, snapshots: Snapshotter, layer: Layer, arriv
             except (ContentError, StorageError):
                 pass
     return done
-
-
-async def prefetch(job: Job, chain: Chain, progress: Progress | None = None) -> None:
-    """As `unpack`, ahead of those who need it. Raises nothing that they would not: an error is theirs to meet and to tell."""
-    try:
-        await unpack(job, chain, progress)
-    except* EngineError:
-        pass
