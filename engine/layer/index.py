@@ -9,10 +9,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
-import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -230,14 +229,12 @@ class IndexStore:
     def put(self, diff_id: Digest, index: Index) -> None:
         """Stores the index, by rename; raises `StorageError`."""
         path = self.path(diff_id)
-        temporary = None
+        temporary = path.with_name(f".index-{os.urandom(8).hex()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file, temporary = tempfile.mkstemp(prefix=".index-", dir=path.parent)
-            with open(file, "wb") as out:
-                out.write(index.to_bytes())
+            temporary.write_bytes(index.to_bytes())
             os.rename(temporary, path)
         except OSError as error:
-            if temporary:
-                Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
