@@ -6,7 +6,9 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from engine.cli.parser import add_switch
@@ -14,6 +16,7 @@ from engine.errors import EngineError, RunError, UsageError
 
 if TYPE_CHECKING:
     from engine.progress.base import Renderer
+    from engine.progress.events import Event, Sink
     from engine.request import BuildRequest, BuildResult
     from engine.settings import Settings
 
@@ -97,6 +100,7 @@ def _configure_engine(group: argparse._ArgumentGroup) -> None:
                             "directory)")
     group.add_argument("--progress", choices=("auto", "tty", "plain", "json", "quiet"),
                        help="how to show progress (default: auto)")
+    group.add_argument("--trace", metavar="FILE", help="write where the time went, for chrome://tracing or ui.perfetto.dev")
     add_switch(group, "-q", "--quiet", help="show nothing but errors; print the image's digest on standard output")
 
 
@@ -141,13 +145,36 @@ def _build(arguments: argparse.Namespace, settings: Settings, request: BuildRequ
     from engine.cli import loop, results
 
     stdin = sys.stdin.buffer if request.context == "-" else None
-    result = loop.run(lambda: _run(settings, request, renderer, stdin))
+    with _traced(arguments.trace, renderer) as sink:
+        result = loop.run(lambda: _run(settings, request, renderer, sink, stdin))
     renderer.close()
     results.write(result, iidfile=arguments.iidfile, metadata_file=arguments.metadata_file)
     if _is_quiet(arguments):
         print(result.digest)
     elif arguments.progress != "json":
         sys.stderr.write(results.summary(request, result))
+
+
+@contextmanager
+def _traced(path: str | None, renderer: Renderer) -> Iterator[Sink]:
+    """The sink of a build, whose trace is written in the end, also if the build fails."""
+    if path is None:
+        yield renderer
+        return
+    from engine.progress.spans import recording
+    from engine.progress.trace import Trace
+
+    trace = Trace()
+
+    def both(event: Event) -> None:
+        trace(event)
+        renderer(event)
+
+    try:
+        with recording(trace.span):
+            yield both
+    finally:
+        trace.write(Path(path))
 
 
 def _check(settings: Settings, request: BuildRequest, renderer: Renderer) -> int:
@@ -166,7 +193,8 @@ def _check(settings: Settings, request: BuildRequest, renderer: Renderer) -> int
     return 1 if count else 0
 
 
-async def _run(settings: Settings, request: BuildRequest, renderer: Renderer, stdin: BinaryIO | None) -> BuildResult:
+async def _run(settings: Settings, request: BuildRequest, renderer: Renderer, sink: Sink,
+               stdin: BinaryIO | None) -> BuildResult:  # fmt: skip
     import anyio
 
     from engine import Engine
@@ -179,7 +207,7 @@ async def _run(settings: Settings, request: BuildRequest, renderer: Renderer, st
     async with anyio.create_task_group() as group:
         group.start_soon(tick)
         async with Engine(settings) as engine:
-            result = await engine.build(request, sink=renderer, stdin=stdin)
+            result = await engine.build(request, sink=sink, stdin=stdin)
         group.cancel_scope.cancel()
     return result
 

@@ -17,6 +17,7 @@ from anyio import to_thread
 
 from engine.errors import RegistryError
 from engine.image.reference import Reference
+from engine.progress.spans import span
 from engine.registry.auth import Authenticator, Claim
 from engine.registry.challenge import parse_challenges, repository_scope
 from engine.registry.credentials import Credentials
@@ -101,13 +102,14 @@ class Transport:
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncIterator[Response]:
         """An answer of an expected status, its body to be read inside the context; one attempt. Raises what `refusal` says."""
-        response = await self._logged_in(call)
-        try:
-            if response.status not in call.expected:
-                raise await self._refused(call, response)
-            yield response
-        finally:
-            response.close()
+        with span("network", call.claim.what):
+            response = await self._logged_in(call)
+            try:
+                if response.status not in call.expected:
+                    raise await self._refused(call, response)
+                yield response
+            finally:
+                response.close()
 
     async def endpoint(self, registry: str, what: str) -> Endpoint:
         """How a registry is spoken to; found out once, by asking, where there is more than one way."""

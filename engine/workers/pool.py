@@ -14,6 +14,7 @@ import anyio
 from engine.errors import IsolationError, StorageError
 from engine.isolate.base import Environment, RunOutcome, RunSpec
 from engine.isolate.probe import Wishes
+from engine.progress.spans import span
 from engine.settings import Settings
 from engine.workers.base import OutputSink
 from engine.workers.channel import Channel
@@ -62,8 +63,9 @@ class WorkerPool:
         async with self._limit:
             worker = self._idle.pop() if self._idle else await self._fork_worker()
             try:
-                await worker.channel.send((function, args))
-                ok, result = await worker.channel.receive()
+                with span("workers", function.__qualname__):
+                    await worker.channel.send((function, args))
+                    ok, result = await worker.channel.receive()
             except EOFError:
                 await self._end_worker(worker)
                 raise IsolationError(f"a worker process died while it ran {function.__qualname__}",
@@ -96,7 +98,8 @@ class WorkerPool:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(streams.pump, output)
                     try:
-                        ok, result = await streams.control.receive()
+                        with span("commands", " ".join(spec.argv)[:200]):
+                            ok, result = await streams.control.receive()
                     except EOFError:
                         ok, result = False, IsolationError("the process that watched over the command has died")
                         tasks.cancel_scope.cancel()
@@ -132,7 +135,8 @@ class WorkerPool:
                 if self._server is None:
                     self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
                     wishes = Wishes(self._settings.isolation, self._settings.snapshots, str(self._scratch))
-                    self._server, self._environment = await Server.start(wishes)
+                    with span("workers", "start of the fork server"):
+                        self._server, self._environment = await Server.start(wishes)
         return self._server
 
     async def _fork_worker(self) -> _Worker:
