@@ -8,16 +8,17 @@ still missing, and when there are none, `make_plan` makes the plan.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from engine.dockerfile.instructions import Instruction
 from engine.dockerfile.parser import parse_trigger
-from engine.errors import EngineError, UsageError
+from engine.errors import EngineError
 from engine.image.config import ImageConfig, RuntimeConfig
 from engine.image.platform import Platform
 from engine.image.reference import Reference
-from engine.plan.base import SCRATCH, CopyOp, ImageSource, Plan, PlannedHistory, Source, StateId, Step
+from engine.plan.base import SCRATCH, CopyOp, ImageSource, Plan, PlannedHistory, RunOp, Source, StateId, Step
 from engine.plan.lower import LowerInputs, lower
 from engine.plan.stage import Stage, continue_from, start
 from engine.plan.stages import (
@@ -32,6 +33,10 @@ from engine.plan.stages import (
     is_files,
     needed,
 )
+
+_HEREDOC = re.compile(r"""<<-?["']?\w+["']?$""")
+_SUMMARY = 40
+"""How much of a heredoc stands in the name of its step."""
 
 ImageKey = tuple[Reference, Platform]
 
@@ -162,6 +167,15 @@ def _root(graph: StageGraph, node: StageNode) -> StageNode:
     return node
 
 
+def _title(step: Step) -> str:
+    """An instruction on one line, as people read it: blanks collapsed, and of a heredoc how it begins."""
+    title = " ".join(step.name.split())
+    if isinstance(step.op, RunOp) and _HEREDOC.search(title):
+        body = " ".join((step.op.script or step.op.argv[-1]).split())
+        title += f" ({body if len(body) <= _SUMMARY else body[:_SUMMARY] + '…'})"
+    return title
+
+
 def _named(steps: list[Step], graph: StageGraph, stages: Mapping[int, Stage]) -> tuple[Step, ...]:
     """Steps with names that say where they stand: `[build 2/4] RUN make`."""
     out = []
@@ -169,12 +183,5 @@ def _named(steps: list[Step], graph: StageGraph, stages: Mapping[int, Stage]) ->
         index, _, number = step.id.partition(".")
         stage = stages[int(index)]
         prefix = f"{stage.name} " if len(stages) > 1 else ""
-        out.append(replace(step, name=f"[{prefix}{int(number) + 1}/{len(stage.steps) + 1}] {step.name}"))
+        out.append(replace(step, name=f"[{prefix}{int(number) + 1}/{len(stage.steps) + 1}] {_title(step)}"))
     return tuple(out)
-
-
-def check_contexts(contexts: Mapping[str, str]) -> None:
-    """Raises `UsageError` for a named context whose name is none."""
-    for name in contexts:
-        if not name:
-            raise UsageError("a named context needs a name", hint="--build-context name=directory")

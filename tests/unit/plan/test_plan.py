@@ -208,3 +208,9 @@ def test_a_stage_may_start_from_the_files_of_a_context() -> None:
     first = made.steps[0].op
     assert isinstance(first, CopyOp)
     assert (first.source.context, made.steps[0].parent, made.steps[1].parent) == ("files", SCRATCH, "0.1")
+
+
+def test_names_of_steps_are_on_one_line_and_show_how_a_heredoc_begins() -> None:
+    made = plan("FROM b\nRUN --network=none \\\n    true\nRUN <<EOF\nset -e\necho a\nEOF\nRUN <<EOF\n#!/bin/awk\nBEGIN { print 1 } END { print 2 } # more\nEOF\n")
+    assert [s.name for s in made.steps] == ["[2/4] RUN --network=none true", "[3/4] RUN <<EOF (set -e echo a)",
+                                            "[4/4] RUN <<EOF (#!/bin/awk BEGIN { print 1 } END { print…)"]
