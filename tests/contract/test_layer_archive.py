@@ -56,8 +56,14 @@ def test_archives_are_known_by_their_content(scanned, tmp_path: Path, kind: str)
     assert len(os.listdir(tmp_path / "spool")) == (0 if kind == "none" else 1)
 
 
-@pytest.mark.parametrize("data", [b"", b"text", b"x" * 2000, bytes(10240), gzip.compress(b"zipped"), gzip.compress(b""), b"\x1f\x8b\x08broken",
-                                  lzma.compress(b"x"), b"BZh9garbage", gzip.compress(bytes(10240))])  # fmt: skip
+NO_ARCHIVES = {
+    "nothing": b"", "text": b"text", "long text": b"x" * 2000, "a tar of nothing": bytes(10240), "gzipped text": gzip.compress(b"zipped"),
+    "gzipped nothing": gzip.compress(b""), "broken gzip": b"\x1f\x8b\x08broken", "xz of text": lzma.compress(b"x"),
+    "broken bzip2": b"BZh9garbage", "a gzipped tar of nothing": gzip.compress(bytes(10240)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", NO_ARCHIVES.values(), ids=NO_ARCHIVES.keys())
 def test_what_is_no_archive_is_told(scanned, tmp_path: Path, data: bytes) -> None:  # type: ignore[no-untyped-def]
     assert scanned(data) is None
     assert os.listdir(tmp_path / "spool") == []
