@@ -16,7 +16,7 @@ Compression = Literal["gzip", "zstd", "none"]
 class Limits:
     """How much of each scarce resource a process of the engine uses at once."""
 
-    steps: int = 4
+    steps: int = 8
     downloads: int = 6
     uploads: int = 6
     workers: int = 2

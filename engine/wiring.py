@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from engine.registry.base import Puller, Registry
     from engine.snapshot.base import Snapshotter
 
+JOBS = ("engine.layer.pack", "engine.snapshot.jobs", "engine.snapshot.upper")
+"""The modules of the jobs that most builds have."""
+
 CLOSE_SECONDS = 30
 """How long the end of an engine may take to remove what is left."""
 
@@ -68,7 +71,7 @@ class Wiring:
         self.content = DirectoryStore(state)
         self.indexes = IndexStore(state / "indexes")
         self.scratch = Scratch(state / "tmp")
-        self.workers = WorkerPool(self.settings, self.limiters.workers, self.scratch.directory("workers"))
+        self.workers = WorkerPool(self.settings, self.limiters.workers, self.scratch.directory("workers"), JOBS)
         self.hasher = Hasher(DigestStore(state / "digests.sqlite", time.time_ns), self.workers.call)
         self.locks = FileLocks(state / "locks")
         self.records = LocalCache(state / "cache", self.content, clock=self._clock)

@@ -92,6 +92,10 @@ class CacheSession:
             if any(known.get(name) != digest for name in names):
                 await catalog.built(names, digest)
 
+    def may_have(self, instruction: str) -> bool:
+        """Whether results of an instruction (`RUN`) may be found: there are some on this machine, or a registry is asked."""
+        return self._remote is not None or bool(self._records.similar(f"{instruction} ", 1))
+
     def similar(self, step: str) -> list[Record]:
         """The latest records of an instruction like this one, newest first."""
         return self._records.similar(step, _SIMILAR)

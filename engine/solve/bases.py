@@ -1,13 +1,26 @@
-"""Base images that a RUN will need are fetched and unpacked as soon as that is known, while other steps begin."""
+"""What a RUN will need, made ready as soon as that is known: worker processes while images are resolved, base images while other
+steps begin."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from anyio.abc import TaskGroup
 
+from engine.dockerfile.instructions import Dockerfile, Run
+from engine.errors import EngineError
 from engine.image.descriptor import Descriptor
 from engine.layer.base import Chain
 from engine.plan.base import ImageSource, Plan, RunOp, Step
 from engine.solve.mechanisms import Job
+
+
+async def warm_up(job: Job, dockerfile: Dockerfile) -> None:
+    """Starts the worker processes, if there is a RUN that will hardly be found."""
+    runs = any(isinstance(each, Run) for stage in dockerfile.stages for each in stage.instructions)
+    if runs and (job.no_cache or not job.cache.may_have("RUN")):
+        with suppress(EngineError):  # the RUN will meet it again
+            await job.mechanisms.workers.environment()
 
 
 class Bases:

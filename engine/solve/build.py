@@ -23,6 +23,7 @@ from engine.plan.stages import GraphInputs, ImageBase, StageGraph, StageNode, bu
 from engine.progress.reporter import Reporter
 from engine.request import BuildRequest, BuildResult
 from engine.solve.assemble import assemble, bundle
+from engine.solve.bases import warm_up
 from engine.solve.driver import solve
 from engine.solve.mechanisms import Job
 from engine.solve.work import PlanWork
@@ -47,7 +48,14 @@ async def build(job: Job, request: BuildRequest, outputs: Sequence[Output]) -> B
     host = host_platform()
     targets = request.platforms or (host,)
     environments: dict[str, Collection[str]] = {}
-    plans = [await make(job, request, dockerfile, host, target, environments) for target in targets]
+    plans: list[Plan] = []
+    try:
+        async with anyio.create_task_group() as ahead:
+            ahead.start_soon(warm_up, job, dockerfile)
+            for target in targets:
+                plans.append(await make(job, request, dockerfile, host, target, environments))
+    except BaseExceptionGroup as group:
+        raise _engine_error(group) from None
     _warn(dockerfile, job.report, lint(dockerfile, base_environments=environments), warned)
     job.report.started(sum(len(plan.steps) for plan in plans))
     images: list[BuiltImage | None] = [None] * len(plans)

@@ -17,6 +17,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from importlib import import_module
 
 from engine.isolate import syscalls
 from engine.isolate.base import Environment, RunSpec
@@ -34,13 +35,15 @@ def main() -> None:
     os.umask(0o022)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's interrupt is the event-loop process's to handle
     try:
-        (wishes, path), _ = wire.receive(channel)
+        (wishes, path, modules), _ = wire.receive(channel)
         environment = enter(wishes)
     except Exception as error:
         wire.send(channel, (False, error))
         return
     wire.send(channel, (True, environment))
     sys.path[:] = path
+    for name in modules:
+        import_module(name)
     server = ForkServer(channel, environment, wishes)
     gc.collect()
     gc.freeze()  # what is not looked at need not be copied by those we fork

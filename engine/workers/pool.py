@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
@@ -37,15 +37,18 @@ class _Worker:
 
 class WorkerPool:
     """Implements `Workers`. `limit` bounds the jobs that run at once; `scratch` is a directory, made if need be, for what lives
-    no longer than a run, on the filesystem of the state directory. Nothing is started before it is needed.
+    no longer than a run, on the filesystem of the state directory. Nothing is started before it is needed. `modules` are those
+    that jobs are in: they are imported once, before workers are forked, and not by each of them.
 
     Every method raises `IsolationError` when the fork server has died, or cannot give what the settings insist on.
     """
 
-    def __init__(self, settings: Settings, limit: anyio.CapacityLimiter, scratch: Path) -> None:
+    def __init__(self, settings: Settings, limit: anyio.CapacityLimiter, scratch: Path,
+                 modules: Sequence[str] = ()) -> None:
         self._settings = settings
         self._limit = limit
         self._scratch = scratch.absolute()
+        self._modules = modules
         self._idle: list[_Worker] = []
         self._server: Server | None = None
         self._environment: Environment | None = None
@@ -136,7 +139,7 @@ class WorkerPool:
                     self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
                     wishes = Wishes(self._settings.isolation, self._settings.snapshots, str(self._scratch))
                     with span("workers", "start of the fork server"):
-                        self._server, self._environment = await Server.start(wishes)
+                        self._server, self._environment = await Server.start(wishes, self._modules)
         return self._server
 
     async def _fork_worker(self) -> _Worker:

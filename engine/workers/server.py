@@ -41,13 +41,14 @@ class Server:
         self._turn = anyio.Lock()
 
     @staticmethod
-    async def start(wishes: Wishes) -> tuple[Server, Environment]:
-        """Starts one; returns it and what it found. Raises `IsolationError`."""
+    async def start(wishes: Wishes, modules: Sequence[str] = ()) -> tuple[Server, Environment]:
+        """Starts one; returns it and what it found. It imports the modules, which start no threads, for those it forks. Raises
+        `IsolationError`."""
         server = _spawn()
         path = [str(_PACKAGE.parent), *(os.path.abspath(entry) for entry in sys.path)]
         with anyio.CancelScope(shield=True):
             try:
-                environment: Environment = await server._exchange((wishes, path), ())
+                environment: Environment = await server._exchange((wishes, path, tuple(modules)), ())
             except BaseException:
                 await server.aclose()
                 raise
