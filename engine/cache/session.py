@@ -70,7 +70,7 @@ class CacheSession:
     async def settle(self, near: Collection[str]) -> None:
         """Waits until a remote cache in one of the `near` registries has what it is being given: repositories there can mount the
         layers then, and need not be sent them a second time."""
-        if self._remote and self._remote.target and self._remote.target.repository.registry in near:
+        if self._remote and self.is_given(near):
             await self._remote.settle()
 
     async def used_base(self, reference: Reference, digest: Digest, documents: Sequence[Digest], layers: Sequence[Layer]) -> None:
@@ -91,6 +91,11 @@ class CacheSession:
             known = {name: built for name, built, _ in catalog.images()}
             if any(known.get(name) != digest for name in names):
                 await catalog.built(names, digest)
+
+    def is_given(self, registries: Collection[str]) -> bool:
+        """Whether a remote cache in one of these registries is given what is made: repositories there can mount it."""
+        return self._remote is not None and self._remote.target is not None \
+            and self._remote.target.repository.registry in registries
 
     def may_have(self, instruction: str) -> bool:
         """Whether results of an instruction (`RUN`) may be found: there are some on this machine, or a registry is asked."""

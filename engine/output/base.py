@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from engine.image.config import ImageConfig
 from engine.image.descriptor import Descriptor
@@ -50,3 +50,12 @@ class Output(Protocol):
 
     async def write(self, built: Built) -> str:
         """Writes the image; raises `StorageError` or `RegistryError`."""
+
+
+@runtime_checkable
+class EagerOutput(Output, Protocol):
+    """An output that can begin before the image is finished."""
+
+    async def ahead(self, layer: Layer) -> None:
+        """Makes a layer, which is in the content store and will most likely be one of the image's, be where the image goes. Raises
+        as `write` does, which makes up for it."""

@@ -75,7 +75,7 @@ def _make(output: OutputRequest, request: BuildRequest, mechanisms: Mechanisms, 
             raise UsageError("nothing to push: the image has no name", hint="name it with -t REGISTRY/REPOSITORY:TAG")
         from engine.output.registry import RegistryOutput
 
-        return RegistryOutput(mechanisms.registry, mechanisms.content, _fetch(mechanisms.blobs), progress)
+        return RegistryOutput(mechanisms.registry, mechanisms.content, _fetch(mechanisms.blobs), progress, request.tags)
     if output.kind == "docker" and len(set(request.platforms)) > 1:
         raise UsageError("docker exporter does not currently support exporting manifest lists",
                          hint="write several platforms with type=oci, or push them")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -10,7 +10,9 @@ import anyio
 from engine.content.base import ContentStore
 from engine.errors import AuthError, NotFoundError, StorageError
 from engine.image.descriptor import Descriptor
+from engine.image.digest import Digest
 from engine.image.reference import Reference
+from engine.layer.base import Layer
 from engine.output.base import Built
 from engine.output.blobs import Fetch, LayerBlob, Progress, is_here, layers_of, single_error
 from engine.registry.base import Registry
@@ -35,18 +37,35 @@ class RegistryOutput:
     name = "registry"
 
     def __init__(self, registry: Callable[[], Registry], content: ContentStore, fetch: Fetch,
-                 progress: Progress | None = None) -> None:
+                 progress: Progress | None = None, tags: Sequence[Reference] = ()) -> None:
+        """`tags` are those that the image will have, as far as they are known by now."""
         self._registry = registry
         self._content = content
         self._fetch = fetch
         self._progress = progress
+        self._tags = tags
+        self._sent: set[tuple[Reference, Digest]] = set()
+
+    async def ahead(self, layer: Layer) -> None:
+        """Uploads a layer to the first repository of each registry: the others can mount it from there."""
+        registry, path = self._registry(), self._content.path(layer.blob.digest)
+
+        async def send(repository: Reference) -> None:
+            await registry.push_blob(repository, layer.blob, path)
+            self._sent.add((repository, layer.blob.digest))
+
+        with single_error():
+            async with anyio.create_task_group() as group:
+                for target in _targets(self._tags):
+                    if not target.nearby:
+                        group.start_soon(send, target.repository)
 
     async def write(self, built: Built) -> str:
         """Pushes the image, to several registries at the same time; raises `RegistryError`, `AuthError`, `StorageError`."""
         by_registry: dict[str, list[_Target]] = {}
         for target in _targets(built.tags):
             by_registry.setdefault(target.repository.registry, []).append(target)
-        push = _Push(self._registry(), self._content, self._fetch, self._progress, built)
+        push = _Push(self._registry(), self._content, self._fetch, self._progress, built, self._sent)
         with single_error():
             async with anyio.create_task_group() as group:
                 for targets in by_registry.values():
@@ -68,8 +87,10 @@ def _targets(tags: Sequence[Reference]) -> list[_Target]:
 class _Push:
     """One image on its way."""
 
-    def __init__(self, registry: Registry, content: ContentStore, fetch: Fetch, progress: Progress | None, built: Built) -> None:
+    def __init__(self, registry: Registry, content: ContentStore, fetch: Fetch, progress: Progress | None, built: Built,
+                 sent: Collection[tuple[Reference, Digest]]) -> None:  # fmt: skip
         self._registry = registry
+        self._sent = sent
         self._content = content
         self._fetch = fetch
         self._progress = progress
@@ -129,6 +150,8 @@ class _Push:
                     group.start_soon(self._registry.push_manifest, place, manifest.raw, manifest.media_type)
 
     async def _layer(self, target: _Target, blob: LayerBlob) -> None:
+        if (target.repository, blob.descriptor.digest) in self._sent:
+            return
         sources = (*target.nearby, *((blob.origin,) if blob.origin else ()))
         if is_here(blob, self._content):
             return await self._blob(target, blob.descriptor, blob, sources)

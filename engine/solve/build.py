@@ -22,8 +22,8 @@ from engine.plan.build import ImageKey, PlanInputs, images_wanted, make_plan
 from engine.plan.stages import GraphInputs, ImageBase, StageGraph, StageNode, build_graph
 from engine.progress.reporter import Reporter
 from engine.request import BuildRequest, BuildResult
+from engine.solve.ahead import Sender, warm_up
 from engine.solve.assemble import assemble, bundle
-from engine.solve.bases import warm_up
 from engine.solve.driver import solve
 from engine.solve.mechanisms import Job
 from engine.solve.work import PlanWork
@@ -58,26 +58,37 @@ async def build(job: Job, request: BuildRequest, outputs: Sequence[Output]) -> B
         raise _engine_error(group) from None
     _warn(dockerfile, job.report, lint(dockerfile, base_environments=environments), warned)
     job.report.started(sum(len(plan.steps) for plan in plans))
-    images: list[BuiltImage | None] = [None] * len(plans)
-    counts: list[Counts] = []
-
-    async def one(n: int, plan: Plan) -> None:
-        prefix = f"{plan.platform} " if len(plans) > 1 else ""
-        images[n], count = await _image(job, request, plan, dockerfile.text, prefix)
-        counts.append(count)
-
     try:
-        async with anyio.create_task_group() as tasks:
-            for n, plan in enumerate(plans):
-                tasks.start_soon(one, n, plan)
+        async with anyio.create_task_group() as background:
+            near = {tag.registry for tag in request.tags}
+            sender = Sender(() if job.cache.is_given(near) else outputs, background)
+            images, counts = await _images(job, request, plans, dockerfile.text, sender)
+            built = bundle(images, request.tags, indexed=len(plans) > 1, annotations=request.annotations)
+            await _write(job, built, outputs)
+            background.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise _engine_error(group) from None
-    built = bundle(tuple(i for i in images if i), request.tags, indexed=len(plans) > 1, annotations=request.annotations)
-    await _write(job, built, outputs)
     if any(output.kind == "registry" for output in request.outputs):
         blobs = dict.fromkeys(layer.blob.digest for image in built.images for layer in image.layers)
         await job.cache.pushed(request.tags, built.top.digest, list(blobs))
     return _result(built, Counts(sum(c.cached for c in counts), sum(c.ran for c in counts)))
+
+
+async def _images(job: Job, request: BuildRequest, plans: Sequence[Plan], text: str,
+                  sender: Sender) -> tuple[tuple[BuiltImage, ...], list[Counts]]:  # fmt: skip
+    """The images of all plans, side by side."""
+    images: dict[int, BuiltImage] = {}
+    counts: list[Counts] = []
+
+    async def one(n: int, plan: Plan) -> None:
+        prefix = f"{plan.platform} " if len(plans) > 1 else ""
+        images[n], count = await _image(job, request, plan, text, sender, prefix)
+        counts.append(count)
+
+    async with anyio.create_task_group() as tasks:
+        for n, plan in enumerate(plans):
+            tasks.start_soon(one, n, plan)
+    return tuple(images[n] for n in range(len(plans))), counts
 
 
 def _engine_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -160,9 +171,10 @@ async def _resolve(job: Job, graph: StageGraph, wanted: dict[ImageKey, StageNode
         raise _engine_error(group) from None
 
 
-async def _image(job: Job, request: BuildRequest, plan: Plan, text: str, prefix: str) -> tuple[BuiltImage, Counts]:
+async def _image(job: Job, request: BuildRequest, plan: Plan, text: str, sender: Sender,
+                 prefix: str) -> tuple[BuiltImage, Counts]:  # fmt: skip
     async with anyio.create_task_group() as background:
-        work = PlanWork(plan, job, text, background, prefix)
+        work = PlanWork(plan, job, text, background, sender, prefix)
         states = await solve(plan, work)
         background.cancel_scope.cancel()
     chain = states[plan.result].chain

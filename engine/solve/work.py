@@ -13,7 +13,7 @@ from engine.cache.tiers import Hit
 from engine.errors import EngineError, StorageError
 from engine.layer.base import Layer
 from engine.plan.base import CopyOp, ImageSource, Plan, RunOp, Step
-from engine.solve.bases import Bases
+from engine.solve.ahead import Bases, Sender
 from engine.solve.driver import Node
 from engine.solve.explain import reasons
 from engine.solve.inputs import Inputs
@@ -36,8 +36,8 @@ class FoundRecord:
 class PlanWork:
     """The work of one plan of one build. `cached` and `ran` count steps."""
 
-    def __init__(self, plan: Plan, job: Job, text: str, background: TaskGroup, prefix: str = "") -> None:
-        """What is done ahead is done in `background`."""
+    def __init__(self, plan: Plan, job: Job, text: str, background: TaskGroup, sender: Sender, prefix: str = "") -> None:
+        """What is done ahead is done in `background`; the image's layers are given to the `sender` as they are made."""
         self._job = job
         self._text = text
         self._prefix = prefix
@@ -45,6 +45,7 @@ class PlanWork:
         self._keys = Keys(plan, job, self._inputs)
         self._hits: dict[str, Hit] = {}
         self._final = _line(plan)
+        self._sender = sender
         self._bases = Bases(plan, job, background, prefix)
         self.cached = 0
         self.ran = 0
@@ -122,6 +123,8 @@ class PlanWork:
             hit, made = await once(mechanisms.flight, mechanisms.locks, f"step {key.digest}", look, make)
         if made:
             self.ran += 1
+            if hit.record.layer is not None and step.id in self._final:
+                self._sender.send(hit.record.layer)
         else:
             self.cached += 1
             self._explain_hit(step, hit)

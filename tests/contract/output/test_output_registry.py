@@ -215,3 +215,16 @@ async def test_an_immutable_tag_of_another_image(server: Any, output: Any, make:
     await output.write(make.built(f"{server.address}/app:v1"))
     with pytest.raises(RegistryError, match="immutable"):
         await output.write(make.built(f"{server.address}/app:v1", layers=[make.file_layer("new", 9)[0]]))
+
+
+async def test_a_layer_that_was_sent_ahead_is_not_asked_for_again(server: Any, client: Any, content: Any, make: Any,
+                                                                  refuse_fetch: Any) -> None:  # fmt: skip
+    built = make.built(f"{server.address}/app:1", f"{server.address}/copy:1")
+    output = RegistryOutput(lambda: client, content, refuse_fetch, None, built.tags)
+    layer = built.images[0].layers[0]
+    await output.ahead(layer)
+    before = len(server.requests)
+    await output.write(built)
+    assert not [r for r in server.requests[before:] if r.path == f"/v2/app/blobs/{layer.blob.digest}"]
+    assert (await client.has_blob(built.tags[1], layer.blob.digest)), "the other repository has mounted it"
+    assert uploaded(server) == sum(x.blob.size for x in built.images[0].layers) + len(built.images[0].config_raw)

@@ -1,8 +1,9 @@
-"""What a RUN will need, made ready as soon as that is known: worker processes while images are resolved, base images while other
-steps begin."""
+"""What is done ahead, beside the steps: what a RUN will need is made ready as soon as that is known (worker processes while images
+are resolved, base images while other steps begin), and finished layers are sent on their way."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 from anyio.abc import TaskGroup
@@ -10,7 +11,8 @@ from anyio.abc import TaskGroup
 from engine.dockerfile.instructions import Dockerfile, Run
 from engine.errors import EngineError
 from engine.image.descriptor import Descriptor
-from engine.layer.base import Chain
+from engine.layer.base import Chain, Layer
+from engine.output.base import EagerOutput, Output
 from engine.plan.base import ImageSource, Plan, RunOp, Step
 from engine.solve.mechanisms import Job
 
@@ -21,6 +23,24 @@ async def warm_up(job: Job, dockerfile: Dockerfile) -> None:
     if runs and (job.no_cache or not job.cache.may_have("RUN")):
         with suppress(EngineError):  # the RUN will meet it again
             await job.mechanisms.workers.environment()
+
+
+class Sender:
+    """Sends layers of the image on their way while later steps run. What fails is not told: the output tries again, and tells."""
+
+    def __init__(self, outputs: Sequence[Output], background: TaskGroup) -> None:
+        self._outputs = [output for output in outputs if isinstance(output, EagerOutput)]
+        self._background = background
+
+    def send(self, layer: Layer) -> None:
+        """A layer has been made."""
+        for output in self._outputs:
+            self._background.start_soon(self._send, output, layer)
+
+    @staticmethod
+    async def _send(output: EagerOutput, layer: Layer) -> None:
+        with suppress(EngineError):
+            await output.ahead(layer)
 
 
 class Bases:
