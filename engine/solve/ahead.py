@@ -13,7 +13,7 @@ from engine.errors import EngineError
 from engine.image.descriptor import Descriptor
 from engine.layer.base import Chain, Layer
 from engine.output.base import EagerOutput, Output
-from engine.plan.base import ImageSource, Plan, RunOp, Step
+from engine.plan.base import CopyOp, ImageSource, Plan, RunOp, Step
 from engine.solve.mechanisms import Job
 
 
@@ -23,6 +23,10 @@ async def warm_up(job: Job, dockerfile: Dockerfile) -> None:
     if runs and (job.no_cache or not job.cache.may_have("RUN")):
         with suppress(EngineError):  # the RUN will meet it again
             await job.mechanisms.workers.environment()
+
+
+def _looks_below(op: CopyOp) -> bool:
+    return not op.link or bool(op.chmod or op.chown)
 
 
 class Sender:
@@ -48,24 +52,42 @@ class Bases:
 
     def __init__(self, plan: Plan, job: Job, background: TaskGroup, prefix: str) -> None:
         self._job, self._background, self._prefix = job, background, prefix
+        self._steps = plan.steps
         self._parents = {step.id: step.parent for step in plan.steps}
         self._wanted: set[str] = set()
         self._chains: dict[str, tuple[ImageSource, Chain]] = {}
 
     def missed(self, step: Step) -> None:
         """The step was not found by its definition, so it will most likely run."""
-        if isinstance(step.op, RunOp):
-            at = step.id
-            while at in self._parents:
-                at = self._parents[at]
-            if at not in self._wanted:
-                self._wanted.add(at)
-                self._start(at)
+        base = self._base(step)
+        if isinstance(step.op, RunOp) and base not in self._wanted:
+            self._wanted.add(base)
+            self._start(base)
 
     def resolved(self, image: ImageSource, chain: Chain) -> None:
         """What an image consists of."""
         self._chains[image.id] = image, chain
+        hopeless = [step.op for step in self._steps if self._base(step) == image.id and self._is_hopeless(step)]
+        if any(isinstance(op, RunOp) for op in hopeless):
+            self._wanted.add(image.id)
+        elif image.id not in self._wanted and any(not isinstance(op, CopyOp) or _looks_below(op) for op in hopeless):
+            self._background.start_soon(self._index, chain)
         self._start(image.id)
+
+    def _base(self, step: Step) -> str:
+        at = step.id
+        while at in self._parents:
+            at = self._parents[at]
+        return at
+
+    def _is_hopeless(self, step: Step) -> bool:
+        """Whether the step will not be found, as far as one can tell without its key."""
+        return step.no_cache or not self._job.cache.may_have(step.text.partition(" ")[0])
+
+    async def _index(self, chain: Chain) -> None:
+        with suppress(EngineError):
+            for layer in chain:
+                await self._job.mechanisms.trees.index(layer)
 
     def _start(self, id: str) -> None:
         if id in self._wanted and id in self._chains:
