@@ -115,8 +115,7 @@ async def test_two_steps_share_a_cache_at_once(machine: Rig, source: Path) -> No
 async def test_a_killed_supervisor_leaves_no_process_and_a_whole_cache(machine: Rig, source: Path) -> None:
     state = await machine.base()
     active = await machine.snapshots.prepare(state.chain, state.tree)
-    (server,) = children_of(os.getpid()) if machine.environment.ids.kind == "identity" else children_of(
-        children_of(os.getpid())[0])
+    server = await machine.pool.call(os.getppid)
     workers = children_of(server)
     killed: list[int] = []
     sleep = f"sleep {10**8 + int.from_bytes(os.urandom(3), 'big')}"
