@@ -7,7 +7,6 @@ import ctypes
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from perf import inputs, registry, results, series, works
@@ -22,7 +21,8 @@ def main() -> None:
     if arguments.level == "micro":
         from perf import micro
 
-        return micro.main(Path(arguments.dir or _memory()))
+        micro.main(Path(arguments.dir or _memory()), Path(arguments.results), arguments.scale)
+        return
     place = Path(arguments.dir or (Path.home() / ".cache" if arguments.disk else _memory())) / "aniko-bench"
     place.mkdir(parents=True, exist_ok=True)
     made = inputs.make(place, arguments.scale)
@@ -76,4 +76,4 @@ def _own_network() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
