@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
+from engine.frozen import dataclass
 from engine.image.digest import Digest
 from engine.image.platform import Platform
 from engine.image.reference import Reference

@@ -13,7 +13,6 @@ import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from queue import Queue
 from types import TracebackType
 from typing import Protocol
@@ -21,6 +20,7 @@ from typing import Protocol
 from isal import isal_zlib
 
 from engine.errors import StorageError, UsageError
+from engine.frozen import dataclass
 
 Buffer = bytes | memoryview
 

@@ -7,11 +7,12 @@ it reads from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from engine.dockerfile.instructions import Heredoc
 from engine.dockerfile.mounts import MountSpec
 from engine.errors import Location
+from engine.frozen import dataclass
 from engine.image.config import ImageConfig
 from engine.image.platform import Platform
 from engine.image.reference import Reference
