@@ -71,6 +71,7 @@ def _functions(qualname: str, fields: dict[str, dataclasses.Field[Any]], *, post
     names = tuple(fields)
     values = _getter(names)
     compared = _getter(tuple(name for name, field in fields.items() if field.compare))
+    hashed = _getter(tuple(name for name, field in fields.items() if (field.compare if field.hash is None else field.hash)))
     shown = tuple(name for name, field in fields.items() if field.repr)
     put = object.__setattr__
 
@@ -78,7 +79,7 @@ def _functions(qualname: str, fields: dict[str, dataclasses.Field[Any]], *, post
         return compared(self) == compared(other) if other.__class__ is self.__class__ else NotImplemented
 
     def __hash__(self: Any) -> int:
-        return hash(compared(self))
+        return hash(hashed(self))
 
     def __repr__(self: Any) -> str:
         return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
