@@ -8,9 +8,8 @@ escapes is a bug, and the command line says so.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
-
-from engine.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 from engine.image.platform import Platform
 from engine.image.reference import Reference

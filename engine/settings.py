@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-
-from engine.frozen import dataclass
 
 Isolation = Literal["auto", "userns", "chroot"]
 Snapshots = Literal["auto", "overlay", "walk"]

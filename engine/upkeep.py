@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.cache import entries, instances
@@ -12,7 +13,6 @@ from engine.cache.holdings import RecordHolding
 from engine.content.gc import Item, Policy, Verdict
 from engine.content.prune import BlobHolding, Holding, prune
 from engine.errors import ContentError, ContextError, EngineError, NotFoundError, UsageError
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 from engine.layer.apply import scan
 from engine.layer.base import Layer

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 from engine.layer.base import Layer
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from engine import codec
 from engine.cache.database import Database
 from engine.content.leases import Name
 from engine.errors import EngineError
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 from engine.image.reference import Reference
 

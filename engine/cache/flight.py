@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -15,7 +15,6 @@ from anyio.abc import TaskGroup
 
 from engine.content import claims
 from engine.content.faults import storing
-from engine.frozen import dataclass
 
 T = TypeVar("T")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
+from dataclasses import dataclass
 from errno import EINVAL, EPERM
 
 from engine.errors import IsolationError
-from engine.frozen import dataclass
 from engine.isolate import syscalls
 from engine.isolate.base import DirectoryRoot, OverlayRoot, Root
 from engine.isolate.copies import copy_tree, remove_tree

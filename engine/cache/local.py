@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ from engine.cache.base import Record
 from engine.cache.catalog import Catalog
 from engine.cache.database import Database
 from engine.content.base import ContentStore
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Literal, Protocol
@@ -27,7 +28,6 @@ from engine.cache.flight import FileLocks
 from engine.content import claims
 from engine.content.faults import storing
 from engine.content.gc import Item
-from engine.frozen import dataclass
 from engine.isolate.base import Root
 from engine.workers.base import Workers
 

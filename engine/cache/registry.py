@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from types import TracebackType
 
 import anyio
@@ -21,7 +22,6 @@ from engine.cache.base import Record
 from engine.cache.breaker import Breaker
 from engine.content.base import ContentStore
 from engine.errors import ContentError, EngineError, NotFoundError, StorageError
-from engine.frozen import dataclass
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest
 from engine.image.reference import Reference

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from engine.cache.base import BulkCache, Record
 from engine.errors import EngineError
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 
 

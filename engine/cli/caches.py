@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from engine.cli.flags import fields
 from engine.cli.parser import did_you_mean
 from engine.errors import UsageError
-from engine.frozen import dataclass
 from engine.image.reference import Reference
 from engine.request import CacheLocation
 

@@ -7,12 +7,11 @@ import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.cli.parser import did_you_mean
 from engine.errors import SecretError, UsageError
-from engine.frozen import dataclass
 from engine.image.platform import Platform
 from engine.request import OutputRequest, SecretSource, SshSource
 

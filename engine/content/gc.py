@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from engine.content.leases import Leased, Name
-from engine.frozen import dataclass
 
 CLOCK_SLACK = 2.0
 """Seconds by which a file's times may be behind the clock."""

@@ -12,12 +12,11 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.content import claims
 from engine.content.faults import storing
-from engine.frozen import dataclass
 
 _PREFIX = "lease-"
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -20,7 +21,6 @@ from engine.context.directory import DirectoryTree
 from engine.context.remote import GitUrl
 from engine.context.view import remove_tree
 from engine.errors import CopyError
-from engine.frozen import dataclass
 from engine.layer.resolve import resolve
 
 _PASSED = ("SSH_AUTH_SOCK", "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO")

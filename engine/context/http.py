@@ -6,6 +6,7 @@ import hashlib
 import posixpath
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,6 @@ from urllib.parse import unquote, urlsplit
 import anyio
 
 from engine.errors import CopyError, StorageError
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +21,6 @@ from engine.context.remote import is_git_context, is_http_url, parse_git_url
 from engine.context.view import remove_tree
 from engine.dockerfile.ignore import IgnoreMatcher, parse_patterns
 from engine.errors import ContextError
-from engine.frozen import dataclass
 from engine.layer.base import FileTree
 
 

@@ -7,11 +7,10 @@ scp. Behind a `#` come a ref and a directory (`#ref:dir`); or they come, with mo
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from engine.errors import CopyError
-from engine.frozen import dataclass
 
 _SCHEME = re.compile(r"[a-zA-Z0-9]+://")
 _SCP = re.compile(r"(?P<remote>[a-zA-Z0-9_-]+@[a-zA-Z0-9.-]+:[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?", re.DOTALL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from engine.dockerfile.expand import Expanded, expand_words, expansion, heredoc_expansion
 from engine.dockerfile.expose import split_port
@@ -30,7 +30,6 @@ from engine.dockerfile.instructions import (
 from engine.dockerfile.mounts import expand_mount
 from engine.dockerfile.suggest import suggest
 from engine.errors import DockerfileError, UsageError
-from engine.frozen import dataclass
 from engine.image.platform import Platform
 from engine.image.reference import Reference
 

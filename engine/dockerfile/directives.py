@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from engine.dockerfile.gotext import SPACE, parse_bool, quote
 from engine.errors import DockerfileError, Location
-from engine.frozen import dataclass
 
 _NAMES = frozenset({"syntax", "escape", "check"})
 _FORM = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*\Z", re.ASCII)

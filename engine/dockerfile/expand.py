@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from engine.dockerfile.gotext import quote
 from engine.dockerfile.shellwords import Modes, ShellLexer, Words
 from engine.errors import DockerfileError
-from engine.frozen import dataclass
 
 _SPECIAL = re.compile(r"""[$'"\\`]""")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from engine.dockerfile.suggest import did_you_mean
 from engine.errors import DockerfileError
-from engine.frozen import dataclass
 
 Kind = Literal["text", "bool", "list"]
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from engine.dockerfile.gotext import SPACE, quote
 from engine.dockerfile.instructions import Heredoc
 from engine.dockerfile.shellwords import Modes, ShellLexer, Words
 from engine.errors import DockerfileError
-from engine.frozen import dataclass
 
 _MARK = re.compile(r"([0-9]*)<<(-?)\s*([^<]*)\Z", re.ASCII)
 _LEADING_TABS = re.compile(r"^\t+", re.MULTILINE)

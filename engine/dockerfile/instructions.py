@@ -5,10 +5,9 @@ Every instruction has a `location` (lines), and the `text` it was written as (co
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from engine.errors import Location
-from engine.frozen import dataclass
 
 _NOWHERE = Location(0, 0)
 

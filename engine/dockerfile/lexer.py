@@ -12,7 +12,7 @@ here-documents: the library sees a file in pieces that end where one may begin.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 from dockerfile_parse import DockerfileParser
@@ -23,7 +23,6 @@ from engine.dockerfile.heredoc import markers
 from engine.dockerfile.instructions import Heredoc, Warning_
 from engine.dockerfile.statement import Statement, split_statement
 from engine.errors import DockerfileError, Location
-from engine.frozen import dataclass
 
 LONGEST_LINE = 65535
 """Bytes of one line, without its ending."""

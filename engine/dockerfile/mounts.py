@@ -9,13 +9,12 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.dockerfile.gotext import parse_bool, parse_unsigned, quote
 from engine.dockerfile.suggest import did_you_mean
 from engine.errors import DockerfileError
-from engine.frozen import dataclass
 
 Sharing = Literal["shared", "private", "locked"]
 

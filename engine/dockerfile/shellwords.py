@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from engine.dockerfile.gotext import SPACE
 from engine.dockerfile.substitute import replace_all, replace_first, trim_prefix, trim_suffix
 from engine.errors import DockerfileError
-from engine.frozen import dataclass
 
 _DEEPEST = 100
 _MOST = 1 << 20

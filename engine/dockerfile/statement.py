@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 from engine.codec import decode
 from engine.dockerfile.gotext import SPACE, quote
 from engine.dockerfile.instructions import Heredoc
 from engine.errors import DockerfileError, Location
-from engine.frozen import dataclass
 
 _BLANKS = re.compile(r"[\t\v\f\r ]+")
 _PLAIN_FLAG = re.compile(rf"[^{SPACE}'\"\\]++(?=[{SPACE}]|\Z)")

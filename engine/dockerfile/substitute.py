@@ -6,10 +6,10 @@ As in BuildKit, a wildcard does not match a newline, and in a replacement for al
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 
 from engine.errors import DockerfileError
-from engine.frozen import dataclass
 
 _TEMPLATE = re.compile(r"\$(?:\$|\{([A-Za-z0-9_]+)\}|([A-Za-z0-9_]+))")
 

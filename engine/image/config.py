@@ -7,12 +7,11 @@ An `ImageConfig` is what is read from a base and written for a new image. Fields
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine import codec
 from engine.errors import ContentError
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 from engine.image.platform import Platform
 

@@ -6,12 +6,11 @@ The raw bytes travel with what was parsed from them: a digest is of bytes, never
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine import codec
 from engine.errors import ContentError, PlatformError
-from engine.frozen import dataclass
 from engine.image.descriptor import (
     DOCKER_CONFIG,
     DOCKER_MANIFEST,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from engine.errors import ContentError, UsageError
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 
 DOCKER_HUB = "docker.io"

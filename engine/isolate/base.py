@@ -3,10 +3,8 @@ that runs it, so they hold standard types only."""
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Literal
-
-from engine.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)

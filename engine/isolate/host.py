@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from engine.frozen import dataclass
+from dataclasses import dataclass
+
 from engine.isolate.base import Environment
 
 

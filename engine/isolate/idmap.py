@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Literal
-
-from engine.frozen import dataclass
 
 Extent = tuple[int, int, int]
 """First id inside, first id outside, how many."""

@@ -11,9 +11,8 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
+from dataclasses import dataclass
 from errno import ELOOP, ENOENT, ENOTDIR
-
-from engine.frozen import dataclass
 
 _MAX_LINKS = 255
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

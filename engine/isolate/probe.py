@@ -11,12 +11,12 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from errno import EINVAL, ENOSPC, ENOSYS, EPERM, EUSERS
 from functools import partial
 from typing import Literal
 
 from engine.errors import EngineError, IsolationError
-from engine.frozen import dataclass
 from engine.isolate import idmap, syscalls
 from engine.isolate.base import Environment, IdMap
 from engine.isolate.idmap import MapError, Maps

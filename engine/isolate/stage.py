@@ -14,10 +14,10 @@ import socket
 import stat
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from errno import EXDEV
 
 from engine.errors import IsolationError
-from engine.frozen import dataclass
 from engine.isolate import syscalls
 from engine.isolate.base import BindMount, DirectoryRoot, FileMount, Mount, RunSpec, SocketMount, TmpfsMount
 from engine.isolate.copies import copy_metadata, copy_tree, remove_tree

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from engine.errors import RunError
-from engine.frozen import dataclass
 from engine.layer.base import FileTree
 from engine.layer.resolve import resolve
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 from engine.errors import StorageError
-from engine.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)

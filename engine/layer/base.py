@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from engine.frozen import dataclass
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest
 from engine.layer.entries import Entry

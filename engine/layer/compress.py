@@ -13,6 +13,7 @@ import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from queue import Queue
 from types import TracebackType
 from typing import Protocol
@@ -20,7 +21,6 @@ from typing import Protocol
 from isal import isal_zlib
 
 from engine.errors import StorageError, UsageError
-from engine.frozen import dataclass
 
 Buffer = bytes | memoryview
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engine.errors import ContextError
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 from engine.layer.compress import BlobSink, Buffer
 from engine.layer.contents import show

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ContentError
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 from engine.layer.arriving import Arriving
 from engine.layer.contents import Contents

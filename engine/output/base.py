@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from engine.frozen import dataclass
 from engine.image.config import ImageConfig
 from engine.image.descriptor import Descriptor
 from engine.image.manifest import Index, Manifest

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
 
 from engine.content.base import ContentStore
 from engine.errors import ContentError, EngineError
-from engine.frozen import dataclass
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest
 from engine.image.reference import Reference

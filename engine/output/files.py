@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +15,6 @@ from anyio import to_thread
 
 from engine.content.base import ContentStore
 from engine.errors import StorageError
-from engine.frozen import dataclass
 from engine.output.archive import Archive, copy
 from engine.output.base import Built
 from engine.output.blobs import Fetch, Progress, documents_of, fetch_missing, layers_of

@@ -5,9 +5,9 @@ given on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from engine.errors import ContentError
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 from engine.layer.base import Layer
 from engine.layer.contents import Contents, show

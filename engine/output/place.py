@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from anyio import from_thread
 
-from engine.frozen import dataclass
 from engine.output.blobs import Progress
 
 _TELL = 4 << 20

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import anyio
 
 from engine.content.base import ContentStore
 from engine.errors import AuthError, NotFoundError, StorageError
-from engine.frozen import dataclass
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest
 from engine.image.reference import Reference

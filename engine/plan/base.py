@@ -7,12 +7,11 @@ it reads from.
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from engine.dockerfile.instructions import Heredoc
 from engine.dockerfile.mounts import MountSpec
 from engine.errors import Location
-from engine.frozen import dataclass
 from engine.image.config import ImageConfig
 from engine.image.platform import Platform
 from engine.image.reference import Reference

@@ -10,12 +10,11 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 from engine.dockerfile.instructions import Instruction
 from engine.dockerfile.parser import parse_trigger
 from engine.errors import EngineError
-from engine.frozen import dataclass
 from engine.image.config import ImageConfig, RuntimeConfig
 from engine.image.platform import Platform
 from engine.image.reference import Reference

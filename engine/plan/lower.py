@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from engine.dockerfile import mounts as mount_rules
 from engine.dockerfile.expand import expand_heredoc, expand_words
@@ -37,7 +37,6 @@ from engine.dockerfile.mounts import BindSpec, CacheSpec, MountSpec, SshSpec
 from engine.dockerfile.signals import check_signal
 from engine.dockerfile.sources import check_sources
 from engine.errors import DockerfileError, EngineError
-from engine.frozen import dataclass
 from engine.image.config import Healthcheck
 from engine.plan.base import CopyOp, MountInput, PlannedHistory, RunOp, Source, WorkdirOp
 from engine.plan.scope import proxy_args

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 from engine.dockerfile.expand import expand
 from engine.dockerfile.instructions import Command, Instruction
-from engine.frozen import dataclass
 from engine.image.config import RuntimeConfig
 from engine.image.platform import Platform
 from engine.plan.base import SCRATCH, Op, PlannedHistory, StateId, Step

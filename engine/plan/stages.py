@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from engine.dockerfile.expand import expand
 from engine.dockerfile.instructions import Copy, Dockerfile, Instruction, Onbuild, Run, StageBlock
 from engine.dockerfile.suggest import suggest
 from engine.errors import DockerfileError, EngineError
-from engine.frozen import dataclass
 from engine.image.platform import Platform
 from engine.image.reference import Reference, layout_reference
 from engine.plan.scope import platform_args

@@ -4,9 +4,8 @@ began, sizes are bytes. A sink is a plain function: it must not block, and it is
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
-
-from engine.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TextIO
 
-from engine.frozen import dataclass
 from engine.progress import explained, units
 from engine.progress.events import (
     BuildFinished,

@@ -7,12 +7,12 @@ per registry and scopes, got once however many requests need one, and renewed be
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from urllib.parse import urlencode
 
 import anyio
 
 from engine.errors import AuthError, RegistryError
-from engine.frozen import dataclass
 from engine.registry.challenge import Challenge, Token, covers, parse_token, token_url
 from engine.registry.credentials import Credential, Credentials
 from engine.registry.exchange import Answer

@@ -14,13 +14,12 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import field
+from dataclasses import dataclass, field
 
 import anyio
 
 from engine import codec
 from engine.errors import AuthError
-from engine.frozen import dataclass
 from engine.image.reference import DOCKER_HUB
 from engine.registry.rules import clean
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 import anyio
 
 from engine.errors import Location, RegistryError
-from engine.frozen import dataclass
 
 TRANSIENT_STATUSES: Mapping[int, str] = {
     408: "request timeout", 425: "too early", 429: "too many requests", 499: "client closed request",

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import SplitResult, quote, urljoin, urlsplit, urlunsplit
 
 from engine import codec
 from engine.errors import AuthError, NotFoundError, RegistryError
-from engine.frozen import dataclass
 from engine.image.descriptor import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from engine.image.digest import Digest
 from engine.image.reference import DOCKER_HUB, Reference

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ import anyio
 from anyio import to_thread
 
 from engine.errors import RegistryError
-from engine.frozen import dataclass
 from engine.image.reference import Reference
 from engine.progress.spans import span
 from engine.registry.auth import Authenticator, Claim

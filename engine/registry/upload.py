@@ -9,13 +9,12 @@ too large, or cuts it off twice before a byte was acknowledged, gets smaller pie
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
 
 from engine.errors import ContentError, RegistryError, StorageError
-from engine.frozen import dataclass
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest
 from engine.image.reference import Reference

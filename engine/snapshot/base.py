@@ -10,9 +10,9 @@ there. Two processes may do the same at the same time: results are published by 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from engine.frozen import dataclass
 from engine.isolate.base import Root
 from engine.layer.arriving import Arriving
 from engine.layer.base import Chain, Layer

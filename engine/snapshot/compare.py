@@ -10,8 +10,8 @@ again is described by what is different in it. Directories above a change come a
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
 
-from engine.frozen import dataclass
 from engine.isolate.base import IdMap
 from engine.layer.base import FileTree
 from engine.layer.entries import Change, Entry, ancestors, join, parent

@@ -6,13 +6,12 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.content import claims
 from engine.content.faults import storing
 from engine.content.gc import Item
-from engine.frozen import dataclass
 from engine.layer.index import IndexStore
 
 LAYER, INDEX = "layer", "index"

@@ -7,10 +7,10 @@ import os
 import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine.content.faults import storing
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 from engine.isolate.base import IdMap
 from engine.isolate.copies import copy_metadata, remove_tree

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -25,7 +26,6 @@ from engine.content.base import ContentStore
 from engine.content.faults import storing
 from engine.content.scratch import Scratch
 from engine.errors import ContentError, StorageError
-from engine.frozen import dataclass
 from engine.isolate.base import IdMap
 from engine.layer.apply import Style
 from engine.layer.arriving import Arriving

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform as machine
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import anyio
 
@@ -13,7 +14,6 @@ from engine.dockerfile.instructions import Dockerfile, Warning_
 from engine.dockerfile.lint import enforce, lint
 from engine.dockerfile.parser import parse
 from engine.errors import DockerfileError, EngineError
-from engine.frozen import dataclass
 from engine.image.config import ImageConfig
 from engine.image.platform import Platform
 from engine.output.base import Built, BuiltImage, Output

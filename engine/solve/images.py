@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from engine.cache.flight import SingleFlight
 from engine.content.base import ContentStore
 from engine.errors import ContentError, EngineError, PlatformError
-from engine.frozen import dataclass
 from engine.image.config import ImageConfig
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest

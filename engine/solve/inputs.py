@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import anyio.to_thread
 from engine.cache.flight import SingleFlight
 from engine.context.base import Context
 from engine.dockerfile.instructions import Heredoc
-from engine.frozen import dataclass
 from engine.layer.base import FileTree
 from engine.layer.entries import Change, Entry
 from engine.layer.hashing import hash_ranges

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from engine.cache.flight import SingleFlight
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 from engine.layer.base import chain_id
 from engine.plan.base import SCRATCH, CopyOp, ImageSource, Plan, RunOp, Source, Step

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from anyio import CapacityLimiter
 
-from engine.frozen import dataclass
 from engine.settings import Limits
 
 

@@ -12,9 +12,8 @@ stops nobody else's probe.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from enum import Enum
-
-from engine.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)

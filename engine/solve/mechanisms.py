@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.cache.base import Cache
@@ -13,7 +13,6 @@ from engine.cache.session import CacheSession
 from engine.content.base import ContentStore
 from engine.context.base import Context
 from engine.errors import SecretError
-from engine.frozen import dataclass
 from engine.layer.index import IndexStore
 from engine.progress.reporter import Reporter
 from engine.registry.base import Registry

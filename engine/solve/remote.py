@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine.cache.base import Record
@@ -12,7 +13,6 @@ from engine.cache.flight import SingleFlight
 from engine.context.directory import DirectoryTree
 from engine.context.remote import is_git_url, is_http_url
 from engine.errors import CopyError, StorageError
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 from engine.layer.entries import Change, Entry
 from engine.plan.keys import KeyBuilder

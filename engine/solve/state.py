@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from engine.cache.flight import SingleFlight
 from engine.content.base import ContentStore
 from engine.content.faults import storing
 from engine.errors import ContentError, EngineError, NotFoundError, RegistryError, StorageError
-from engine.frozen import dataclass
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest
 from engine.image.reference import Reference

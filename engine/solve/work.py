@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from anyio.abc import TaskGroup
 
@@ -10,7 +11,6 @@ from engine.cache.base import Record
 from engine.cache.flight import once
 from engine.cache.tiers import Hit
 from engine.errors import EngineError, StorageError
-from engine.frozen import dataclass
 from engine.layer.base import Layer
 from engine.plan.base import CopyOp, ImageSource, Plan, RunOp, Step
 from engine.solve.ahead import Bases, Sender

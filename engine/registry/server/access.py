@@ -11,10 +11,9 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from engine.frozen import dataclass
 from engine.registry.server.refusals import Refusal
 
 Grant = tuple[str, str]

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
-
-from engine.frozen import dataclass
 
 Kind = Literal[
     "status", "throttle", "stall", "reset", "truncate", "corrupt", "slow",

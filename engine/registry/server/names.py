@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from engine.errors import ContentError
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 from engine.registry.server.refusals import Refusal
 

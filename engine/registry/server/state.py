@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import anyio
 from aiohttp import web
 
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 from engine.registry.server.access import Access
 from engine.registry.server.faults import FaultPlan

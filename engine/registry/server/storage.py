@@ -20,12 +20,12 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine import codec
 from engine.errors import StorageError
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 from engine.registry.server.names import Repository, Tag
 

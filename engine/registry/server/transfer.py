@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
 from aiohttp import web
 
-from engine.frozen import dataclass
 from engine.registry.server.faults import Fault
 from engine.registry.server.refusals import Refusal
 

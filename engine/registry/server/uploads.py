@@ -13,13 +13,12 @@ import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
 from anyio import to_thread
 
-from engine.frozen import dataclass
 from engine.image.digest import Digest
 from engine.registry.server.names import Repository
 from engine.registry.server.refusals import Refusal

@@ -6,11 +6,10 @@ directories keep no set-id bit that `=` takes away; `t` goes with any class but 
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from engine.errors import CopyError
-from engine.frozen import dataclass
 
 _SET_ID = 0o6000
 _STICKY = 0o1000

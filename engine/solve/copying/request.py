@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from engine.frozen import dataclass
 from engine.layer.entries import Change, Entry
 
 

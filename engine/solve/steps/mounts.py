@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine.dockerfile.mounts import BindSpec, CacheSpec, SecretSpec, SshSpec, TmpfsSpec
 from engine.errors import ContextError, SecretError
-from engine.frozen import dataclass
 from engine.isolate.base import BindMount, FileMount, Mount, Root, SocketMount, TmpfsMount
 from engine.layer.accounts import Account
 from engine.plan.base import SCRATCH, MountInput, RunOp, Source, Step
