@@ -1,5 +1,7 @@
-"""The parts of the engine alone, in this process: unpack, pack, walk, hash, key, parse, and what a start costs. Processor time beside
-wall time: on a machine that does other things, only the former says much."""
+"""The parts of the engine alone, in this process: unpack, pack, walk, hash, key, parse, and what a start costs.
+
+Processor time stands beside wall time: on a machine that does other things, only the former says much.
+"""
 
 from __future__ import annotations
 
