@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import stat
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -242,20 +242,23 @@ def test_an_ordinary_user_unpacks_what_is_possible(tmp_path: Path) -> None:
     os.chmod(tmp_path / "layer.tar", 0o644)
     (tmp_path / "out").mkdir()
     os.chown(tmp_path / "out", 4242, 4242)
-    process = multiprocessing.get_context("spawn").Process(target=_as_user, args=(str(tmp_path),))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    subprocess.run([sys.executable, "-c", _AS_USER, str(tmp_path)], check=True)
     out = tmp_path / "out"
     assert sorted(os.listdir(out)) == ["cap", "f", "ro"]
     assert ((out / "f").stat().st_uid, stat.S_IMODE((out / "f").stat().st_mode)) == (4242, 0o4755)
     assert stat.S_IMODE((out / "ro").stat().st_mode) == 0o555 and (out / "ro/x").exists()
 
 
-def _as_user(directory: str) -> None:
-    os.setgroups([])
-    os.setgid(4242)
-    os.setuid(4242)
-    os.umask(0o077)
-    found = unpack(f"{directory}/layer.tar", f"{directory}/out", style="plain", owners=False, ids=IdMap("none"))
-    assert len(found.entries) == 5
+_AS_USER = """
+import os, sys
+from engine.isolate.base import IdMap
+from engine.layer.apply import unpack
+
+directory = sys.argv[1]
+os.setgroups([])
+os.setgid(4242)
+os.setuid(4242)
+os.umask(0o077)
+found = unpack(f"{directory}/layer.tar", f"{directory}/out", style="plain", owners=False, ids=IdMap("none"))
+assert len(found.entries) == 5
+"""
