@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
-from anyio.abc import TaskGroup
 
 from engine import __version__
 from engine.cache.base import BulkCache
-from engine.cache.flight import FileLocks, SingleFlight
+from engine.cache.flight import FileLocks, Turns
 from engine.cache.local import LocalCache
 from engine.cache.memory import MemoryCache
 from engine.cache.mounts import CacheMounts
@@ -66,7 +65,6 @@ class Wiring:
         state = self.settings.state_dir
         with storing(state):
             state.mkdir(parents=True, exist_ok=True, mode=0o755)
-        group: TaskGroup = await self._stack.enter_async_context(anyio.create_task_group())
         self.limiters = Limiters.of(self.settings.limits)
         self.content = DirectoryStore(state)
         self.indexes = IndexStore(state / "indexes")
@@ -78,17 +76,17 @@ class Wiring:
         self.memory = MemoryCache(self.content)
         self.leases = Leases(state / "leases")
         self._stack.push_async_callback(self._close)
-        self.mechanisms = self._mechanisms(group)
+        self.mechanisms = self._mechanisms()
         return self
 
-    def _mechanisms(self, group: TaskGroup) -> Mechanisms:
+    def _mechanisms(self) -> Mechanisms:
         blobs = Blobs(self.content, self.puller, self.records.catalog)
         trees = Trees(self.indexes, blobs, self.content, self.workers)
         mounts = CacheMounts(self.settings.state_dir / "mounts", self.workers, self.locks)
         return Mechanisms(
             content=self.content, indexes=self.indexes, workers=self.workers, snapshots=self.snapshots, registry=self.registry,
             cache=self.records, locks=self.locks, cache_mounts=mounts, blobs=blobs, trees=trees, limiters=self.limiters,
-            flight=SingleFlight(group), clock=self._clock, network_files=network_files,
+            turns=Turns(), clock=self._clock, network_files=network_files,
         )  # fmt: skip
 
     @asynccontextmanager

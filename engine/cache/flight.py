@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import anyio
-from anyio.abc import TaskGroup
 
 from engine.content import claims
 from engine.content.faults import storing
@@ -35,14 +34,12 @@ class _Flight(Generic[T]):
 class SingleFlight:
     """Work by key. Who asks for work that is under way waits for it and gets its result, or its error.
 
-    Work is cancelled when the last of those who wait for it leaves, not when the first does; the last one stays until the work has
-    cleaned up. In a task group it runs there, and whoever else leaves is free at once. Without one it runs inside the call that
-    began it, which, when cancelled, ends as soon as nobody else waits. Should the work itself be cancelled by something else, the
-    next who waits runs it anew.
+    Work runs inside the call that began it, and may use what lives as long as that call. It is cancelled when the last of those
+    who wait for it leaves, not when the first does; who began it, when cancelled, stays until nobody else waits. Should the work
+    itself be cancelled by something else, the next who waits runs it anew.
     """
 
-    def __init__(self, group: TaskGroup | None = None) -> None:
-        self._group = group
+    def __init__(self) -> None:
         self._flights: dict[Hashable, _Flight[Any]] = {}
 
     async def run(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> T:
@@ -53,13 +50,9 @@ class SingleFlight:
                 await self._wait(key, flight)
             else:
                 flight = self._flights[key] = _Flight()
-                if self._group is not None:
-                    self._group.start_soon(self._fly, key, flight, work)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._fly, key, flight, work)
                     await self._wait(key, flight)
-                else:
-                    async with anyio.create_task_group() as group:
-                        group.start_soon(self._fly, key, flight, work)
-                        await self._wait(key, flight)
             if flight.ended:
                 if flight.error is not None:
                     raise flight.error
@@ -94,6 +87,34 @@ class SingleFlight:
     def _forget(self, key: Hashable, flight: _Flight[Any]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
+
+
+@dataclass(eq=False, slots=True)
+class _Turn:
+    """A lock of `Turns`, and how many hold it or wait for it."""
+
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
+    users: int = 0
+
+
+class Turns:
+    """Locks by key among the tasks of a process: those who wait get their turn in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._turns: dict[Hashable, _Turn] = {}
+
+    @asynccontextmanager
+    async def take(self, key: Hashable) -> AsyncIterator[None]:
+        """Has the key to itself for the time of the block. Waiting may be cancelled."""
+        turn = self._turns.setdefault(key, _Turn())
+        turn.users += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[key]
 
 
 class FileLocks:
@@ -163,17 +184,17 @@ class FileLocks:
             os.close(fd)
 
 
-async def once(flight: SingleFlight, locks: FileLocks, name: str, look: Callable[[], Awaitable[T | None]],
-               work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
+async def once(turns: Turns, locks: FileLocks, name: str, look: Callable[[], Awaitable[T | None]],
+               work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:  # fmt: skip
     """Does work whose result others can look up, once on this machine. Returns the result, and whether it was made here.
 
-    When nothing is found, the lock of that name is taken and `look` asked again, for who held it may have done the work.
+    Who finds nothing waits for its turn, among the tasks of this process and then among the processes, and looks again, for who
+    was before it may have done the work. If that one failed or was cancelled, it does its own: work belongs to who began it, with
+    the files, secrets and mounts that only that one has.
     """
-
-    async def locked() -> tuple[T, bool]:
-        async with locks.hold(name):
-            found = await look()
-            return (found, False) if found is not None else (await work(), True)
-
     found = await look()
-    return (found, False) if found is not None else await flight.run(name, locked)
+    if found is not None:
+        return found, False
+    async with turns.take(name), locks.hold(name):
+        found = await look()
+        return (found, False) if found is not None else (await work(), True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.cache.base import Cache
-from engine.cache.flight import FileLocks, SingleFlight
+from engine.cache.flight import FileLocks, Turns
 from engine.cache.mounts import CacheMounts
 from engine.cache.session import CacheSession
 from engine.content.base import ContentStore
@@ -45,7 +45,8 @@ class Mechanisms:
     blobs: Blobs
     trees: Trees
     limiters: Limiters
-    flight: SingleFlight
+    turns: Turns
+    """Whose turn it is to run a step, among the builds of this engine."""
     clock: Callable[[], float]
     """Seconds since the epoch."""
     network_files: Callable[[], tuple[str, str]]

@@ -120,7 +120,7 @@ class PlanWork:
             hit, made = await make(), True
         else:
             mechanisms = self._job.mechanisms
-            hit, made = await once(mechanisms.flight, mechanisms.locks, f"step {key.digest}", look, make)
+            hit, made = await once(mechanisms.turns, mechanisms.locks, f"step {key.digest}", look, make)
         if made:
             self.ran += 1
             if hit.record.layer is not None and step.id in self._final:

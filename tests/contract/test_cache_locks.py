@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from engine.cache.flight import FileLocks, SingleFlight, once
+from engine.cache.flight import FileLocks, Turns, once
 from engine.content import claims
 from engine.errors import StorageError
 
@@ -144,7 +144,7 @@ async def test_work_is_done_once_and_found_by_the_others(tmp_path: Path) -> None
         return "made"
 
     async def builder() -> None:  # a flight of its own: as if it were another process
-        outcomes.append(await once(SingleFlight(), FileLocks(tmp_path), "key", look, work))
+        outcomes.append(await once(Turns(), FileLocks(tmp_path), "key", look, work))
 
     async with anyio.create_task_group() as group:
         for _ in range(8):
@@ -165,8 +165,8 @@ async def test_another_does_the_work_when_the_one_who_did_it_fails(tmp_path: Pat
 
     locks = FileLocks(tmp_path)
     with pytest.raises(ValueError):
-        await once(SingleFlight(), locks, "key", look, fail)
-    assert await once(SingleFlight(), locks, "key", look, work) == ("made", True)
+        await once(Turns(), locks, "key", look, fail)
+    assert await once(Turns(), locks, "key", look, work) == ("made", True)
 
 
 async def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from engine.cache.flight import SingleFlight
+from engine.cache.flight import SingleFlight, Turns
 
 
 class Work:
@@ -32,13 +32,9 @@ class Work:
         return f"result {self.started}"
 
 
-@pytest.fixture(params=["in the caller", "in a group"])
-async def flight(request: pytest.FixtureRequest) -> AsyncIterator[SingleFlight]:
-    if request.param == "in the caller":
-        yield SingleFlight()
-    else:
-        async with anyio.create_task_group() as group:
-            yield SingleFlight(group)
+@pytest.fixture
+def flight() -> SingleFlight:
+    return SingleFlight()
 
 
 async def waiter(flight: SingleFlight, work: Callable[[], Awaitable[str]], results: list[object],
@@ -164,30 +160,30 @@ async def test_another_takes_over_when_work_is_cancelled_from_within(flight: Sin
     assert results == ["second"] * 3
 
 
-async def test_one_who_leaves_work_in_a_group_is_free_at_once() -> None:
-    work, results = Work(), list[object]()
-    async with anyio.create_task_group() as group:
-        flight, scope, left = SingleFlight(group), anyio.CancelScope(), anyio.Event()
-
-        async def leader() -> None:
-            await waiter(flight, work, results, scope)
-            left.set()
-
-        group.start_soon(leader)
-        await anyio.wait_all_tasks_blocked()
-        group.start_soon(waiter, flight, work, results)
-        await anyio.wait_all_tasks_blocked()
-        scope.cancel()
-        with anyio.fail_after(10):
-            await left.wait()
-        assert work.finished == 0
-        work.go.set()
-    assert results == ["cancelled", "result 1"]
-
-
 async def test_finished_work_is_forgotten(flight: SingleFlight) -> None:
     work = Work()
     work.go.set()
     await flight.run("key", work)
     await checkpoint()
     assert flight._flights == {}
+
+
+async def test_turns_come_in_order_and_a_cancelled_wait_takes_none() -> None:
+    turns, order, scope = Turns(), list[int](), anyio.CancelScope()
+
+    async def one(n: int) -> None:
+        with scope if n == 1 else anyio.CancelScope():
+            async with turns.take("key"):
+                order.append(n)
+                await checkpoint()
+
+    async with anyio.create_task_group() as group, turns.take("key"):
+        for n in range(4):
+            group.start_soon(one, n)
+            await anyio.wait_all_tasks_blocked()
+        async with turns.take("other"):
+            assert order == []
+        scope.cancel()
+        await anyio.wait_all_tasks_blocked()
+    assert order == [0, 2, 3]
+    assert turns._turns == {}
