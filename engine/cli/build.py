@@ -66,7 +66,7 @@ def _configure_inputs(group: argparse._ArgumentGroup) -> None:
                        help="a value for ARG K; without =V that of the environment variable K, if it is set")
     group.add_argument("--build-context", metavar="NAME=SOURCE", action="append", default=[],
                        help="another context, for FROM NAME and --from=NAME: a directory, tar, URL, docker-image://REF, "
-                            "oci-layout://DIR")
+                            "oci-layout://DIR, target:STAGE")
     group.add_argument("--secret", metavar="id=ID[,src=PATH|env=VAR]", action="append", default=[],
                        help="a secret for RUN --mount=type=secret; an id alone is a variable's or file's name")
     group.add_argument("--ssh", metavar="default|ID[=PATH]", action="append", default=[],

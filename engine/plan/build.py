@@ -20,6 +20,7 @@ from engine.image.platform import Platform
 from engine.image.reference import Reference
 from engine.plan.base import SCRATCH, CopyOp, ImageSource, Plan, PlannedHistory, RunOp, Source, StateId, Step
 from engine.plan.lower import LowerInputs, lower
+from engine.plan.names import context_name, image_reference, is_files
 from engine.plan.stage import Stage, continue_from, start
 from engine.plan.stages import (
     ContextBase,
@@ -28,9 +29,7 @@ from engine.plan.stages import (
     StageBase,
     StageGraph,
     StageNode,
-    image_reference,
     inherited_triggers,
-    is_files,
     needed,
 )
 
@@ -98,13 +97,13 @@ class _Planner:
         return self.images[key].id
 
     def find(self, name: str, stage: int) -> Source:
-        """What `--from=name` means in a stage: an earlier stage, a named context, or an image."""
-        context = self.inputs.contexts.get(name, "")
-        if is_files(context):
-            return Source(None, name)
-        if not context and (found := self.graph.reference(name, stage)) is not None:
+        """What `--from=name` means in a stage: a named context, an earlier stage, or an image."""
+        context = context_name(name, self.inputs.contexts)
+        if context is not None and is_files(self.inputs.contexts[context]):
+            return Source(None, context)
+        if (found := self.graph.reference(name, stage)) is not None:
             return Source(self.stages[found].state)
-        if name == "scratch":
+        if context is None and name == "scratch":
             return Source(SCRATCH)
         reference = image_reference(name, self.inputs.contexts)
         return Source(self.image(reference, self.graph.stages[stage].platform, name))

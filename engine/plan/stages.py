@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from graphlib import CycleError, TopologicalSorter
+from heapq import heappop, heappush
 
 from engine.dockerfile.expand import expand
 from engine.dockerfile.instructions import Copy, Dockerfile, Instruction, Onbuild, Run, StageBlock
-from engine.dockerfile.suggest import suggest
+from engine.dockerfile.suggest import did_you_mean
 from engine.errors import DockerfileError, EngineError
 from engine.image.platform import Platform
-from engine.image.reference import Reference, layout_reference
+from engine.image.reference import Reference
+from engine.plan.names import context_name, find_stage, image_reference, is_files, target_contexts
 from engine.plan.scope import platform_args
 
 STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*")
@@ -80,11 +83,15 @@ class StageGraph:
     """Platform arguments, for stages that declare them."""
     contexts: Mapping[str, str] = field(default_factory=dict)
     """Named contexts, which take the place of stages and images of their name."""
+    targets: Mapping[str, int] = field(default_factory=dict)
+    """Those of them that are stages: they may also be later ones."""
 
     def find(self, name: str, before: int) -> int | None:
-        """The stage that `--from=name` means in stage `before`: the last earlier one of that name, or by number."""
-        if name in self.contexts:
-            return None
+        """The stage that `--from=name` means in stage `before`: a named context's, or the last earlier one of that name, or by
+        number."""
+        context = context_name(name, self.contexts)
+        if context is not None:
+            return self.targets.get(context)
         for stage in reversed(self.stages[:before]):
             if stage.block.origin.name and stage.block.origin.name == name.lower():
                 return stage.index
@@ -97,6 +104,8 @@ class StageGraph:
         found = self.find(name, stage)
         if found is not None:
             return found
+        if context_name(name, self.contexts) is not None:
+            return None
         later = [s for s in self.stages[stage:] if s.block.origin.name == name.lower()]
         if later or (name.isdecimal() and int(name) >= stage):
             here = self.stages[stage].name
@@ -126,25 +135,44 @@ def build_graph(dockerfile: Dockerfile, inputs: GraphInputs) -> StageGraph:
     predefined = platform_args(inputs.build_platform, inputs.target_platform, _target_name(dockerfile, target))
     predefined = {k: inputs.build_args.get(k, v) for k, v in predefined.items()}
     global_args = _global_args(dockerfile, inputs.build_args, predefined)
+    targets = target_contexts(dockerfile, inputs.contexts)
     nodes: list[StageNode] = []
     for block in dockerfile.stages:
         try:
-            nodes.append(_node(block, nodes, {**predefined, **global_args}, inputs, dockerfile.escape))
+            nodes.append(_node(block, nodes, {**predefined, **global_args}, inputs, dockerfile.escape, targets))
         except EngineError as error:
             raise error.at(block.origin.location, dockerfile.text) from None
-    return StageGraph(dockerfile, tuple(nodes), target, global_args, predefined, inputs.contexts)
+    stages = _settle(nodes, dockerfile.text) if targets else tuple(nodes)
+    return StageGraph(dockerfile, stages, target, global_args, predefined, inputs.contexts, targets)
+
+
+def _settle(nodes: Sequence[StageNode], text: str) -> tuple[StageNode, ...]:
+    """The stages with the platforms of those that they continue, which may stand below them."""
+    out = []
+    for node in nodes:
+        root, seen = node, {node.index}
+        while isinstance(root.base, StageBase):
+            if root.base.index in seen:
+                raise _circular(node).at(node.block.origin.location, text)
+            seen.add(root.base.index)
+            root = nodes[root.base.index]
+        out.append(replace(node, platform=root.platform))
+    return tuple(out)
+
+
+def _circular(node: StageNode) -> EngineError:
+    return DockerfileError(f"circular dependency detected on stage: {node.name}",
+                           hint="see which stages the build contexts target:… stand for")
 
 
 def _target(dockerfile: Dockerfile, wanted: str) -> int:
     if not wanted:
         return dockerfile.stages[-1].index
-    for block in reversed(dockerfile.stages):
-        if block.origin.name == wanted.lower():
-            return block.index
-    if wanted.isdecimal() and int(wanted) < len(dockerfile.stages):
-        return int(wanted)
-    near = suggest(wanted, [b.origin.name for b in dockerfile.stages if b.origin.name])
-    raise DockerfileError(f'target stage "{wanted}" could not be found' + (f" (did you mean {near}?)" if near else ""))
+    found = find_stage(dockerfile, wanted)
+    if found is not None:
+        return found
+    near = did_you_mean(wanted, [b.origin.name for b in dockerfile.stages if b.origin.name], case_sensitive=False)
+    raise DockerfileError(f'target stage "{wanted}" could not be found{near}')
 
 
 def _target_name(dockerfile: Dockerfile, target: int) -> str:
@@ -167,7 +195,8 @@ def _global_args(dockerfile: Dockerfile, build_args: Mapping[str, str], predefin
     return out
 
 
-def _node(block: StageBlock, earlier: list[StageNode], args: Mapping[str, str], inputs: GraphInputs, escape: str) -> StageNode:
+def _node(block: StageBlock, earlier: list[StageNode], args: Mapping[str, str], inputs: GraphInputs, escape: str,
+          targets: Mapping[str, int]) -> StageNode:  # fmt: skip
     origin = block.origin
     if origin.name and not STAGE_NAME.fullmatch(origin.name):
         raise DockerfileError(f'invalid name for build stage: "{origin.name}", name can\'t start with a number or contain symbols')
@@ -180,9 +209,12 @@ def _node(block: StageBlock, earlier: list[StageNode], args: Mapping[str, str], 
         if not text:
             raise DockerfileError(f"empty platform value from expression {origin.platform}")
         platform = Platform.parse(text, inputs.target_platform)
-    if is_files(context := inputs.contexts.get(image, "")):
-        return StageNode(block, ContextBase(image), platform)
-    if context:
+    context = context_name(image, inputs.contexts)
+    if context is not None and context in targets:
+        return StageNode(block, StageBase(targets[context]), platform)
+    if context is not None and is_files(inputs.contexts[context]):
+        return StageNode(block, ContextBase(context), platform)
+    if context is not None:
         return StageNode(block, ImageBase(image_reference(image, inputs.contexts), platform, image), platform)
     for stage in reversed(earlier):
         if stage.block.origin.name and stage.block.origin.name == image.lower():
@@ -192,22 +224,6 @@ def _node(block: StageBlock, earlier: list[StageNode], args: Mapping[str, str], 
     if image == "scratch":
         return StageNode(block, ScratchBase(), platform)
     return StageNode(block, ImageBase(image_reference(image, inputs.contexts), platform, image), platform)
-
-
-def is_files(spec: str) -> bool:
-    """Whether a named context is a place with files, and not an image."""
-    return bool(spec) and not spec.startswith(("docker-image://", "oci-layout://"))
-
-
-def image_reference(name: str, contexts: Mapping[str, str]) -> Reference:
-    """The image a name means: itself, or what a named context (`docker-image://…`, `oci-layout://…`) puts in its place."""
-    for key in (name, name.removesuffix(":latest")):
-        spec = contexts.get(key, "")
-        if spec.startswith("docker-image://"):
-            return Reference.parse(spec.removeprefix("docker-image://"))
-        if spec.startswith("oci-layout://"):
-            return layout_reference(spec)
-    return Reference.parse(name)
 
 
 def sources_of(instructions: Iterable[Instruction]) -> list[str]:
@@ -231,19 +247,42 @@ def mount_from(mount: str) -> str:
 
 
 def needed(graph: StageGraph, triggers: Mapping[int, tuple[Instruction, ...]]) -> list[int]:
-    """The stages the target needs, in order. `triggers` has the ONBUILD instructions each stage gets from its base image."""
-    wanted, todo = set(), [graph.target]
+    """The stages the target needs, each after those that it needs itself, and else in the order of the Dockerfile. `triggers` has
+    the ONBUILD instructions each stage gets from its base image. Raises `DockerfileError` for a circle, which named contexts that
+    are stages can make."""
+    needs: dict[int, set[int]] = {}
+    todo = [graph.target]
     while todo:
         index = todo.pop()
-        if index in wanted:
+        if index in needs:
             continue
-        wanted.add(index)
         node = graph.stages[index]
-        if isinstance(node.base, StageBase):
-            todo.append(node.base.index)
         instructions = (*triggers.get(index, ()), *inherited_triggers(graph, node), *node.block.instructions)
-        todo += [found for name in sources_of(instructions) if (found := graph.find(name, index)) is not None]
-    return sorted(wanted)
+        needs[index] = {found for name in sources_of(instructions) if (found := graph.find(name, index)) is not None}
+        if isinstance(node.base, StageBase):
+            needs[index].add(node.base.index)
+        todo += needs[index]
+    if not graph.targets:
+        return sorted(needs)
+    return _ordered(graph, needs)
+
+
+def _ordered(graph: StageGraph, needs: Mapping[int, Iterable[int]]) -> list[int]:
+    """Stages, each after those that it needs; among several that could come next, the first of the Dockerfile."""
+    sorter = TopologicalSorter(needs)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        node = graph.stages[min(error.args[1])]
+        raise _circular(node).at(node.block.origin.location, graph.dockerfile.text) from None
+    order: list[int] = []
+    ready: list[int] = []
+    while sorter.is_active():
+        for index in sorter.get_ready():
+            heappush(ready, index)
+        order.append(heappop(ready))
+        sorter.done(order[-1])
+    return order
 
 
 def inherited_triggers(graph: StageGraph, node: StageNode) -> tuple[Instruction, ...]:

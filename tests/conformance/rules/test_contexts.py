@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -129,3 +130,40 @@ def test_a_stage_may_start_from_files(shop, tmp_path: Path) -> None:
     write(tmp_path / "named", {"x": "x", "d/y": "y"})
     built = shop.build("FROM files\nCOPY f /f", {"f": "f"}, contexts={"files": str(tmp_path / "named")})
     assert built.files == {"/f": "- 644 0:0 f", "/x": "- 644 0:0 x", "/d": "d 755 0:0", "/d/y": "- 644 0:0 y"}
+
+
+STAGES = """FROM @busybox AS tools
+ENV from=tools
+RUN echo made > /made
+FROM x AS one
+RUN --mount=from=x,target=/t cat /t/made > /$from
+FROM scratch
+COPY --from=X made /copied
+COPY --from=one /tools /
+"""
+
+
+@pytest.mark.rule("T1")
+def test_a_stage_as_a_named_context(shop) -> None:
+    contexts = {"x": "target:tools", "X": "target:0"}
+    built = shop.build(STAGES, contexts=contexts)
+    assert built.files == {"/copied": "- 644 0:0 made\n", "/tools": "- 644 0:0 made\n"}
+    copied = "FROM @busybox AS tools\nRUN echo made > /made\nFROM scratch\nCOPY --from=x made /copied\n"
+    shop.build(copied, contexts={"x": "target:tools"})
+    again = shop.build(copied.replace("echo made", "echo  made"), contexts={"x": "target:tools"}).result
+    assert (again.ran, again.cached) == (1, 1), "what is copied counts, and nothing else"
+
+
+@pytest.mark.rule("T1")
+def test_a_stage_below_as_a_named_context(shop) -> None:
+    built = shop.build("FROM scratch AS first\nCOPY --from=x f /f\nFROM scratch AS later\nCOPY <<E /f\nlater\nE\nFROM nosuch:1\n",
+                       target="first", contexts={"x": "target:later"})  # fmt: skip
+    assert built.files == {"/f": "- 644 0:0 later\n"}
+
+
+@pytest.mark.rule("T1")
+@pytest.mark.parametrize(("spec", "message"), [
+    ("target:tool", r'target stage "tool" could not be found \(did you mean tools\?\)'), ("target:one", "circular dependency detected on stage"),
+])  # fmt: skip
+def test_stages_that_cannot_be_a_named_context(shop, spec: str, message: str) -> None:
+    assert re.search(message, shop.fails(STAGES, contexts={"x": spec, "X": "target:0"}).message)
