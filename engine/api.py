@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,7 +29,7 @@ from engine.settings import Settings
 from engine.solve.build import build as solve_build
 from engine.solve.build import check
 from engine.solve.images import BaseImage, Images
-from engine.solve.mechanisms import Job
+from engine.solve.mechanisms import Job, read_secret
 from engine.solve.state import GoneError
 from engine.wiring import Wiring
 
@@ -146,7 +147,7 @@ class _Contexts:
         dockerfile = None if name else self._request.dockerfile
         keep = self._request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "").lower() in ("1", "t", "true")
         options = ContextOptions(self.scratch, wiring.hasher, dockerfile, None if name else self._stdin, environment, keep,
-                                 named=bool(name))  # fmt: skip
+                                 named=bool(name), secrets=partial(read_secret, self._request.secrets))  # fmt: skip
         context = await open_context(spec, options)
         self._stack.push_async_callback(context.aclose)
         return context

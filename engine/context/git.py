@@ -1,7 +1,7 @@
 """Checking out a git repository with the git command, for ADD and for contexts.
 
 The command runs shut off: no configuration of the user or the system, no hooks, no prompts, no local protocols, no
-credentials but an SSH agent's. What the repository holds is only ever read.
+credentials but an SSH agent's and a login that is given for the repository. What the repository holds is only ever read.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
 from engine.context.directory import DirectoryTree
+from engine.context.git_login import TOKEN, Login, Secrets, login_for, without_login
 from engine.context.remote import GitUrl
 from engine.context.view import remove_tree
 from engine.errors import CopyError
@@ -28,6 +29,7 @@ _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OPTIONS = ("core.hooksPath=/dev/null", "core.fsmonitor=false", "core.symlinks=true", "core.autocrlf=false", "gc.auto=0",
             "maintenance.auto=false", "protocol.version=2", "submodule.recurse=false", "credential.helper=")
+_REFUSED = ("could not read Username", "could not read Password", "Authentication failed", "error: 401", "error: 403")
 _FETCHED = "refs/engine/fetched"
 _OUTPUT_LIMIT = 64 << 20
 
@@ -41,18 +43,20 @@ class Checkout:
 
 
 async def checkout(url: GitUrl, into: Path, *, keep_git_dir: bool = False, checksum: str = "",
-                   environment: Mapping[str, str] | None = None) -> Checkout:
+                   environment: Mapping[str, str] | None = None, secrets: Secrets | None = None) -> Checkout:  # fmt: skip
     """Checks a repository out below the directory `into`. Files are 0644 or 0755.
 
     `checksum` is the commit (or how it begins) that must come out, as the URL's own. Of `environment` the path, proxies,
-    certificates and the SSH agent count. Raises `CopyError`.
+    certificates and the SSH agent count. Logins come from the `secrets` that `git_login` names. Raises `CopyError`, `SecretError`.
     """
     if url.keep_git_dir is not None:
         keep_git_dir = url.keep_git_dir
     expected = url.checksum or checksum
     if url.checksum and checksum and url.checksum != checksum:
         raise CopyError(f'checksum mismatch "{checksum}" != "{url.checksum}"')
-    git = _Git(into, environment or {})
+    login = login_for(url.remote, secrets or (lambda _: None))
+    url = replace(url, remote=without_login(url.remote))
+    git = _Git(into, environment or {}, login)
     commit = await git.fetch(url)
     if expected and not commit.startswith(expected):
         raise CopyError(f"expected checksum to match {expected}, got {commit}", hint=f"{url.remote} has another commit there")
@@ -66,15 +70,17 @@ async def checkout(url: GitUrl, into: Path, *, keep_git_dir: bool = False, check
 class _Git:
     """The git command, in one new repository."""
 
-    def __init__(self, into: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, into: Path, environment: Mapping[str, str], login: Login | None) -> None:
         self.tree = into / "checkout"
         self._into = into
+        self._login = login
         self._environment = {
             "PATH": environment.get("PATH", _PATH), "HOME": str(into), "LC_ALL": "C", "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "/bin/false", "SSH_ASKPASS": "/bin/false",
             "GIT_SSH_COMMAND": "ssh -o BatchMode=yes", "GIT_ALLOW_PROTOCOL": "http:https:ssh:git", "GIT_OPTIONAL_LOCKS": "0",
             "GIT_LFS_SKIP_SMUDGE": "1", "GIT_NO_REPLACE_OBJECTS": "1",
         } | {name: value for name, value in environment.items() if name in _PASSED or name.lower() in _PROXIES}  # fmt: skip
+        self._environment |= login.environment if login else {}
 
     async def fetch(self, url: GitUrl) -> str:
         """Fetches what the URL means and as little else as the server allows; returns the commit."""
@@ -155,8 +161,19 @@ class _Git:
         if status:
             said = output["err"].decode("utf-8", "replace").strip()
             verb = next(a for a in arguments if not a.startswith(("-", "/")))
-            raise CopyError(f"git {verb} failed: {said[-2000:] or f'exit code {status}'}")
+            raise self._failed(verb, said or f"exit code {status}")
         return output["out"].decode("utf-8", "surrogateescape")
+
+    def _failed(self, verb: str, said: str) -> CopyError:
+        """The error for what git says."""
+        hint = None
+        if any(words in said for words in _REFUSED):
+            hint = (f"the server does not take {self._login.origin}" if self._login else
+                    f"give a login as a secret: --secret id={TOKEN},env=VARIABLE")
+        elif self._login and "returned error: 30" in said:
+            hint = "with a login no redirect is followed: name the repository by its present URL"
+        said = self._login.hide(said) if self._login else said
+        return CopyError(f"git {verb} failed: {said[-2000:]}", hint=hint)
 
 
 async def _collect(stream: anyio.abc.ByteReceiveStream | None, output: dict[str, bytes], name: str) -> None:

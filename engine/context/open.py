@@ -15,6 +15,7 @@ import anyio.to_thread
 
 from engine.context.base import Context
 from engine.context.empty import EmptyContext
+from engine.context.git_login import Secrets
 from engine.context.hashing import Hasher
 from engine.context.local import FILE_LIMIT, DirectoryContext
 from engine.context.remote import is_git_context, is_http_url, parse_git_url
@@ -29,7 +30,8 @@ class ContextOptions:
     """What contexts are opened with. `scratch` is a directory for what is fetched and unpacked; each context removes its own.
 
     `dockerfile` is the request's, which says where the ignore file may be. `stdin` is read for the context `-`. `environment`
-    gives proxies, certificates and the SSH agent to what fetches. A `named` context has no ignore file for one Dockerfile.
+    gives proxies, certificates and the SSH agent to what fetches, `secrets` logins to git. A `named` context has no ignore file for
+    one Dockerfile.
     """
 
     scratch: Path
@@ -39,6 +41,7 @@ class ContextOptions:
     environment: Mapping[str, str] = field(default_factory=dict)
     keep_git_dir: bool = False
     named: bool = False
+    secrets: Secrets | None = None
 
 
 async def open_context(spec: str, options: ContextOptions) -> Context:
@@ -87,7 +90,8 @@ async def _git(spec: str, options: ContextOptions) -> Context:
     url = parse_git_url(spec)
     own = Path(tempfile.mkdtemp(prefix="git-", dir=options.scratch))
     try:
-        found = await checkout(url, own, keep_git_dir=options.keep_git_dir, environment=options.environment)
+        found = await checkout(url, own, keep_git_dir=options.keep_git_dir, environment=options.environment,
+                               secrets=options.secrets)
         return DirectoryContext(str(found.root), options.hasher, options.scratch, foreign=True, owned=own)
     except BaseException:
         with anyio.CancelScope(shield=True):

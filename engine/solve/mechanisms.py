@@ -78,20 +78,8 @@ class Job:
     """Proxies, certificates and the SSH agent, for what is fetched for the build."""
 
     def secret(self, id: str) -> bytes | None:
-        """A secret's value, None when it was not given; raises `SecretError` when its file cannot be read."""
-        source = self.secrets.get(id)
-        if source is None:
-            return None
-        if source.value is not None:
-            value = source.value
-        else:
-            try:
-                value = source.file.read_bytes() if source.file else b""
-            except OSError as error:
-                raise SecretError(f"secret {id}: cannot read {source.file}: {error.strerror}") from error
-        if len(value) > MAX_SECRET:
-            raise SecretError(f"secret {id} is larger than the limit of {MAX_SECRET >> 10} KiB")
-        return value
+        """As `read_secret`."""
+        return read_secret(self.secrets, id)
 
     @property
     def latest_mtime(self) -> int | None:
@@ -102,3 +90,20 @@ class Job:
     def made_mtime(self) -> int:
         """The time that directories and files made by an instruction get, in nanoseconds."""
         return (self.epoch * 10**9) if self.epoch is not None else int(self.mechanisms.clock()) * 10**9
+
+
+def read_secret(secrets: Mapping[str, SecretSource], id: str) -> bytes | None:
+    """A secret's value, None when it was not given; raises `SecretError` when its file cannot be read."""
+    source = secrets.get(id)
+    if source is None:
+        return None
+    if source.value is not None:
+        value = source.value
+    else:
+        try:
+            value = source.file.read_bytes() if source.file else b""
+        except OSError as error:
+            raise SecretError(f"secret {id}: cannot read {source.file}: {error.strerror}") from error
+    if len(value) > MAX_SECRET:
+        raise SecretError(f"secret {id} is larger than the limit of {MAX_SECRET >> 10} KiB")
+    return value

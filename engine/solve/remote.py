@@ -148,7 +148,7 @@ class Remotes:
         if None not in (keep_git_dir, parsed.keep_git_dir) and keep_git_dir != parsed.keep_git_dir:
             raise CopyError("inconsistent keep-git-dir configuration", hint="say it once: in the URL, or with --keep-git-dir")
         got = await checkout(parsed, into, keep_git_dir=bool(keep_git_dir), checksum=checksum,
-                             environment=self._job.environment)
+                             environment=self._job.environment, secrets=self._job.secret)
         return _Checkout(got.root, got.commit)
 
 

@@ -16,12 +16,14 @@ MODIFIED = 1_000_000_000
 
 @dataclass
 class Web:
-    """Files by path. `asked` has the method, path and If-None-Match of each request."""
+    """Files by path. `asked` has the method, path and If-None-Match of each request. `private` has paths with the Authorization
+    headers that are let in below them."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     folders: dict[str, Path] = field(default_factory=dict)
     etags: dict[str, str] = field(default_factory=dict)
     dated: set[str] = field(default_factory=set)
+    private: dict[str, tuple[str, ...]] = field(default_factory=dict)
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
     url: str = ""
 
@@ -43,7 +45,9 @@ def serve(web: Web) -> ThreadingHTTPServer:
             path, _, _ = self.path.partition("?")
             web.asked.append((self.command, path, self.headers.get("If-None-Match")))
             data, etag = web.find(path), web.etags.get(path)
-            if data is not None and etag and etag == self.headers.get("If-None-Match"):
+            if any(path.startswith(p) and self.headers.get("Authorization") not in let_in for p, let_in in web.private.items()):
+                self._answer(401, b"who are you?", {"WWW-Authenticate": 'Basic realm="here"'})
+            elif data is not None and etag and etag == self.headers.get("If-None-Match"):
                 self._answer(304, b"", {"ETag": etag})
             elif data is None:
                 self._answer(404, b"no such file", {})

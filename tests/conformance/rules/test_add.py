@@ -9,6 +9,7 @@ import io
 import lzma
 import shutil
 import tarfile
+from base64 import b64encode
 from collections.abc import Iterator
 from threading import Thread
 
@@ -166,3 +167,34 @@ def test_the_git_directory_is_kept_when_told(shop, web: Web) -> None:
     assert files["/d/.git"].startswith("d ")
     assert "/d/.git/HEAD" in files
     assert files["/d/f"] == "- 644 0:0 one"
+
+
+@needs_git
+@pytest.mark.rule(92)
+def test_the_checksum_of_a_repository_is_its_commit(shop, web: Web) -> None:
+    commit = (web.folders["/r.git"] / "packed-refs").read_text().partition(" refs/heads/main")[0].splitlines()[-1]
+    files = {"/d": "d 755 0:0", "/d/g": "- 644 0:0 g", "/d/run.sh": "- 755 0:0 #!/bin/sh\n"}
+    for flag, query in ((f"--checksum={commit} ", ""), (f"--checksum={commit[:9]} ", ""), ("", f"&checksum={commit}"), ("", f"&commit={commit}")):
+        assert shop.build(f"FROM scratch\nADD {flag}{web.url}/r.git?branch=main&subdir=sub{query} /d").files == files
+    error = shop.fails(f"FROM scratch\nADD --checksum={'0' * 40} {web.url}/r.git#main /d")
+    assert f"expected checksum to match {'0' * 40}, got {commit}" in error.message
+
+
+@needs_git
+@pytest.mark.rule(94)
+@pytest.mark.parametrize("suffix", ["", ".HOST"])
+def test_a_private_repository_with_a_login_that_enters_nothing(shop, web: Web, suffix: str) -> None:
+    tokens = ["first-token", "second-token"]
+    web.private["/r.git"] = tuple(f"Basic {b64encode(f'x-access-token:{token}'.encode()).decode()}" for token in tokens)
+    id = "GIT_AUTH_TOKEN" + suffix.replace("HOST", web.url.removeprefix("http://"))
+    try:
+        dockerfile = f"FROM scratch\nADD --keep-git-dir=true {web.url}/r.git?branch=main /d{suffix}/\n"
+        assert "GIT_AUTH_TOKEN" in (shop.fails(dockerfile).hint or "")
+        first, second = (shop.build(dockerfile, secrets={id: token}) for token in tokens)
+    finally:
+        web.private.clear()
+    assert first.files[f"/d{suffix}/sub/g"] == "- 644 0:0 g"
+    assert f"/d{suffix}/.git/config" in first.files
+    assert second.result.ran == 0
+    assert first.result.digest == second.result.digest
+    assert not [token for token in tokens if token in f"{first.raw} {first.events}" or token.encode() in b"".join(first.tars)]

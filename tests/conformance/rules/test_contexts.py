@@ -84,6 +84,36 @@ def test_a_repository_as_the_build_context(shop, web: Web, tmp_path: Path) -> No
 
 
 @pytest.mark.rule("T2")
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+@pytest.mark.parametrize(("query", "path", "text"), [("?tag=v1", "f", "one"), ("?branch=main&submodules=false", "f", "two"),
+                                                     ("?ref=v1&subdir=sub", "g", "g")])  # fmt: skip
+def test_a_repository_by_a_query_as_the_build_context(shop, web: Web, tmp_path: Path, query: str, path: str, text: str) -> None:
+    request = replace(shop.request(tmp_path), context=f"{web.url}/r.git{query}", dockerfile_text=f"FROM scratch\nCOPY {path} /f\n")
+    assert files(shop, request, tmp_path / "out") == {"/f": f"- 644 0:0 {text}"}
+
+
+@pytest.mark.rule("T2")
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+@pytest.mark.parametrize(("query", "args", "kept"), [("", {}, False), ("?keep-git-dir=true", {}, True),
+                         ("", {"BUILDKIT_CONTEXT_KEEP_GIT_DIR": "1"}, True), ("", {"BUILDKIT_CONTEXT_KEEP_GIT_DIR": "0"}, False)])  # fmt: skip
+def test_git_s_directory_of_a_build_context(shop, web: Web, tmp_path: Path, query: str, args, kept: bool) -> None:
+    request = replace(shop.request(tmp_path, args=args), context=f"{web.url}/r.git{query}", dockerfile_text="FROM scratch\nCOPY . /\n")
+    assert ("/.git/HEAD" in files(shop, request, tmp_path / "out")) == kept
+
+
+@pytest.mark.rule("T2")
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_private_repository_as_the_build_context(shop, web: Web, tmp_path: Path) -> None:
+    web.private["/r.git"] = ("Bearer let-me-in",)
+    request = replace(shop.request(tmp_path, secrets={"GIT_AUTH_HEADER": "Bearer let-me-in"}), context=f"{web.url}/r.git#v1",
+                      dockerfile_text="FROM scratch\nCOPY f /f\n")  # fmt: skip
+    try:
+        assert files(shop, request, tmp_path / "out") == {"/f": "- 644 0:0 one"}
+    finally:
+        web.private.clear()
+
+
+@pytest.mark.rule("T2")
 def test_a_dockerfile_alone_on_standard_input(shop, tmp_path: Path) -> None:
     alone = io.BytesIO(b"FROM scratch\nCOPY <<E /e\nhi\nE\n")
     got = files(shop, replace(shop.request(tmp_path), context="-"), tmp_path / "out", stdin=alone)
