@@ -15,6 +15,7 @@ import anyio
 
 from engine.cache.flight import SingleFlight
 from engine.cache.session import CacheSession
+from engine.content.reserve import Reserve
 from engine.context.base import Context
 from engine.context.open import ContextOptions, open_context
 from engine.errors import EngineError, UsageError
@@ -47,6 +48,7 @@ class Engine:
 
     async def __aenter__(self) -> Engine:
         self._wiring = await Wiring(self._settings, clock=self._clock).__aenter__()
+        Reserve(self._settings.state_dir / "reserve").keep()
         return self
 
     async def __aexit__(self, *exc: object) -> None:

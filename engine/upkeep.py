@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from engine.cache import entries, instances
 from engine.cache.holdings import RecordHolding
 from engine.content.gc import Item, Policy, Verdict
 from engine.content.prune import BlobHolding, Holding, prune
+from engine.content.reserve import Reserve
 from engine.errors import ContentError, ContextError, EngineError, NotFoundError, UsageError
 from engine.image.digest import Digest
 from engine.layer.apply import scan
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from engine.cache.local import Usage
     from engine.cache.mounts import Usage as MountUsage
     from engine.image.reference import Reference
+    from engine.settings import Settings
     from engine.wiring import Wiring
 
 ROOTS = ("record", "base", "mount")
@@ -51,6 +53,20 @@ class Finding:
     kind: str
     name: str
     problem: str
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Upkeep]:
+    """The care for a state directory, on a full disk with the help of the room that is kept for it there."""
+    from engine.wiring import Wiring
+
+    reserve = Reserve(settings.state_dir / "reserve")
+    reserve.spend()
+    try:
+        async with Wiring(settings) as wiring:
+            yield Upkeep(wiring)
+    finally:
+        reserve.keep()
 
 
 class Upkeep:

@@ -69,7 +69,12 @@ class Wiring:
         self.content = DirectoryStore(state)
         self.indexes = IndexStore(state / "indexes")
         self.scratch = Scratch(state / "tmp")
-        self.workers = WorkerPool(self.settings, self.limiters.workers, self.scratch.directory("workers"), JOBS)
+        try:
+            sockets = self.scratch.directory("workers")
+        except StorageError:
+            self.scratch.close()
+            raise
+        self.workers = WorkerPool(self.settings, self.limiters.workers, sockets, JOBS)
         self.hasher = Hasher(DigestStore(state / "digests.sqlite", time.time_ns), self.workers.call)
         self.locks = FileLocks(state / "locks")
         self.records = LocalCache(state / "cache", self.content, clock=self._clock)

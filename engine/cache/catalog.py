@@ -33,7 +33,7 @@ class Base:
 
 
 class Catalog:
-    """Three tables in the local cache's database. Reading them never fails; writing raises `StorageError`."""
+    """Three tables in the local cache's database. Reading them for a build never fails; writing raises `StorageError`."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
@@ -66,8 +66,8 @@ class Catalog:
         return next((base for row in self._database.read(columns, (str(reference),)) if (base := _base(row))), None)
 
     def bases(self) -> list[Base]:
-        """All that is remembered of references."""
-        found = self._database.read("SELECT reference, digest, seen, used, needs FROM bases ORDER BY reference")
+        """All that is remembered of references; raises `StorageError` when it cannot be read."""
+        found = self._database.read("SELECT reference, digest, seen, used, needs FROM bases ORDER BY reference", needed=True)
         return [base for row in found if (base := _base(row))]
 
     async def remember_base(self, reference: Reference, digest: Digest, needs: Sequence[Name]) -> None:

@@ -65,8 +65,10 @@ class Database:
         self._writer: tuple[int, Connection] | None = None
         self._writing = threading.Lock()
 
-    def read(self, query: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """The rows of a query; none when there is no database, or none that can be read. To be called in the event loop."""
+    def read(self, query: str, parameters: Sequence[Any] = (), *, needed: bool = False) -> list[Row]:
+        """The rows of a query; none when there is no database, or a broken one. One that cannot be read just now, since the disk
+        is full or another process has it, has no rows either, or raises `StorageError` if they are `needed`: a cache may do
+        without, who decides about what is there may not. To be called in the event loop."""
         import sqlite3
 
         try:
@@ -78,6 +80,8 @@ class Database:
             if _is_broken(error):
                 self._give_up(self._reader)
                 self._reader = None
+            elif needed:
+                raise _storage_error(error, self._directory, "read") from error
             return []
 
     async def write(self, job: Callable[[Connection], T]) -> T:
@@ -209,10 +213,11 @@ def _is_broken(error: BaseException) -> bool:
     return isinstance(error, _Broken) or code in (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
 
 
-def _storage_error(error: Exception, directory: Path) -> StorageError:
+def _storage_error(error: Exception, directory: Path, verb: str = "write") -> StorageError:
     hints = {13: "the disk is full: free some space, or prune the state directory",
+             10: "the disk may be full, or broken",
              8: "this user may not write there: choose another directory with --state-dir",
              14: "this user may not write there: choose another directory with --state-dir",
              5: "another process holds the database; if it hangs, end it"}  # fmt: skip
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return StorageError(f"cannot write the cache in {directory}: {error}", hint=hints.get(code))
+    return StorageError(f"cannot {verb} the cache in {directory}: {error}", hint=hints.get(code))

@@ -103,9 +103,9 @@ class LocalCache:
             self._database.close()
 
     def usage(self) -> Iterator[Usage]:
-        """All records, least recently used first."""
+        """All records, least recently used first; raises `StorageError` when they cannot be read."""
         columns = f"SELECT {rows.COLUMNS}, used FROM records ORDER BY used"
-        for row in self._database.read(columns):
+        for row in self._database.read(columns, needed=True):
             record = rows.from_row(row[:-1], {})
             if record is not None:
                 layer, used = record.layer, float(row[-1])

@@ -66,16 +66,15 @@ def execute(arguments: argparse.Namespace) -> int:
 async def _with_upkeep(arguments: argparse.Namespace, action: Callable[[Upkeep, argparse.Namespace], Awaitable[int]]) -> int:
     from engine.cli import paths
     from engine.settings import Settings
-    from engine.upkeep import Upkeep
-    from engine.wiring import Wiring
+    from engine.upkeep import opened
 
     directory = paths.state_dir(arguments.state_dir, os.environ)
     if not directory.is_dir() and arguments.action != "gc":
         raise UsageError(f"there is no state directory {directory}", hint="name one with --state-dir; builds make it")
     settings = Settings(directory, auth=paths.docker_config(os.environ), environment=dict(os.environ),
                         insecure_registries=frozenset(getattr(arguments, "insecure_registry", ())))  # fmt: skip
-    async with Wiring(settings) as wiring:
-        return await action(Upkeep(wiring), arguments)
+    async with opened(settings) as upkeep:
+        return await action(upkeep, arguments)
 
 
 async def _du(upkeep: Upkeep, arguments: argparse.Namespace) -> int:

@@ -22,10 +22,23 @@ _HINTS = {
 }
 
 
+_FULL = 64 << 10
+"""Bytes; a disk with less is full."""
+
+
 def storage_error(error: OSError, path: Path | str) -> StorageError:
     """The `StorageError` that says what an operation on `path` ran into, with a hint where there is something to do."""
     why = os.strerror(error.errno) if error.errno else str(error)
     return StorageError(f"cannot write {path}: {why}", hint=_HINTS.get(error.errno or 0))
+
+
+def full_hint(path: Path | str) -> str | None:
+    """A hint that the disk of a path is full, if it is: for the failures of those who do not say what they ran into."""
+    try:
+        disk = os.statvfs(path)
+    except OSError:
+        return None
+    return _HINTS[errno.ENOSPC] if disk.f_bavail * disk.f_frsize < _FULL or (disk.f_files and not disk.f_favail) else None
 
 
 @contextmanager

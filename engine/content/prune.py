@@ -15,6 +15,7 @@ from engine.content.faults import storing
 from engine.content.gc import Item, Policy, Verdict, decide
 from engine.content.leases import Leases
 from engine.content.store import DirectoryStore
+from engine.errors import StorageError
 from engine.image.digest import Digest
 
 
@@ -38,18 +39,32 @@ class Holding(Protocol):
 async def prune(leases: Leases, holdings: Sequence[Holding], policy: Policy, now: float, *, dry: bool = False) -> Verdict:
     """Removes what a policy lets go of, or with `dry` only says what that is. Safe beside running builds and other prunes;
     raises `StorageError` when something cannot be removed. Holdings of roots come before those of what roots need, so that
-    a prune that is killed leaves no root without its needs."""
+    a prune that is killed leaves no root without its needs. A holding that cannot let go of its things, for instance since the
+    disk has no room for the transaction, is asked again when the others have freed theirs."""
     for holding in holdings:
         await holding.survey()
     async with leases.exclusive() as leased:
         verdict = decide((item for holding in holdings for item in holding.items()), leased, policy, now)
-        if not dry:
-            for holding in holdings:
-                await holding.detach(verdict.remove)
-    if not dry:
-        for holding in holdings:
+        late = [] if dry else [holding for holding in holdings if not await _detached(holding, verdict.remove)]
+    if dry:
+        return verdict
+    for holding in holdings:
+        await holding.purge()
+    if late:
+        async with leases.exclusive() as leased:
+            for holding in late:
+                await holding.detach([item for item in verdict.remove if item.name not in leased.names])
+        for holding in late:
             await holding.purge()
     return verdict
+
+
+async def _detached(holding: Holding, items: Sequence[Item]) -> bool:
+    try:
+        await holding.detach(items)
+    except StorageError:
+        return False
+    return True
 
 
 class BlobHolding:

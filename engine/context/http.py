@@ -14,7 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 import anyio
 
-from engine.errors import CopyError, StorageError
+from engine.content.faults import storage_error
+from engine.errors import CopyError
 from engine.image.digest import Digest
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ async def _save(url: str, response: ClientResponse, path: Path) -> Downloaded:
     except OSError as error:
         if isinstance(error, ConnectionError):
             raise
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+        raise storage_error(error, path) from error
     return Downloaded(path, file_name(url), size, _modified(response.headers.get("Last-Modified", "")),
                       Digest("sha256", digest.hexdigest()), response.headers.get("ETag", ""))
 

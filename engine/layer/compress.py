@@ -20,7 +20,8 @@ from typing import Protocol
 
 from isal import isal_zlib
 
-from engine.errors import StorageError, UsageError
+from engine.content.faults import storage_error
+from engine.errors import UsageError
 
 Buffer = bytes | memoryview
 
@@ -239,7 +240,7 @@ class BlobSink:
         try:
             write_all(self._file, data)
         except OSError as error:
-            raise StorageError(f"cannot write {self._path}: {error.strerror}") from error
+            raise storage_error(error, self._path) from error
 
     def __enter__(self) -> BlobSink:
         return self
@@ -263,4 +264,4 @@ def _open(path: str) -> int:
     try:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        raise storage_error(error, path) from error

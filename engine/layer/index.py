@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import get_args
 from zlib import crc32
 
-from engine.errors import ContentError, StorageError
+from engine.content.faults import storage_error
+from engine.errors import ContentError
 from engine.image.digest import Digest
 from engine.layer.entries import Entry, Kind
 
@@ -237,4 +238,4 @@ class IndexStore:
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+            raise storage_error(error, path) from error

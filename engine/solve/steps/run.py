@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 import anyio
 
+from engine.content.faults import full_hint
 from engine.errors import IsolationError, RunError
 from engine.image.descriptor import Descriptor
 from engine.isolate.base import RunSpec
@@ -82,7 +83,7 @@ async def _command(job: Job, step: Step, op: RunOp, active: Active, account: Acc
     outcome = await job.mechanisms.workers.run(spec, output)
     if outcome.status:
         raise RunError(f'process "{" ".join(op.argv)}" did not complete successfully: exit code: {outcome.status}',
-                       status=outcome.status, output=tail.lines())  # fmt: skip
+                       status=outcome.status, output=tail.lines(), hint=full_hint(job.scratch))  # fmt: skip
 
 
 def _environment(op: RunOp, account: Account, mounts: PreparedMounts) -> tuple[tuple[str, str], ...]:
