@@ -101,7 +101,7 @@ class Engine:
                 if error.digest in gone or len(gone) == MOST_GONE:
                     raise
                 gone.add(error.digest)
-                report.warn(f"layer blob {error.digest} is gone: what needs it is built anew")
+                report.warn(f"{error.message}: what needs it is built anew")
 
     @staticmethod
     def _job(wiring: Wiring, request: BuildRequest, report: Reporter, cache: CacheSession, contexts: _Contexts) -> Job:
@@ -147,7 +147,7 @@ class _Contexts:
         spec = self._request.contexts[name] if name else self._request.context
         wiring, environment = self._wiring, self._wiring.settings.environment
         dockerfile = None if name else self._request.dockerfile
-        keep = self._request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "").lower() in ("1", "t", "true")
+        keep = _is_true(self._request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR") or "")
         options = ContextOptions(self.scratch, wiring.hasher, dockerfile, None if name else self._stdin, environment, keep,
                                  named=bool(name), secrets=partial(read_secret, self._request.secrets))  # fmt: skip
         context = await open_context(spec, options)
@@ -156,13 +156,18 @@ class _Contexts:
 
 
 def _complete(request: BuildRequest) -> BuildRequest:
-    """The request with what follows from it: SOURCE_DATE_EPOCH given as a build argument, tags that end in a tag."""
+    """The request with what follows from its build arguments: SOURCE_DATE_EPOCH, BUILDKIT_INLINE_CACHE."""
     epoch = request.source_date_epoch
     if epoch is None and (text := request.build_args.get("SOURCE_DATE_EPOCH")):
         if not text.lstrip("-").isdecimal():
             raise UsageError(f"invalid SOURCE_DATE_EPOCH: {text!r} is no number of seconds")
         epoch = int(text)
-    return replace(request, source_date_epoch=epoch)
+    inline = request.cache_inline or _is_true(request.build_args.get("BUILDKIT_INLINE_CACHE") or "")
+    return replace(request, source_date_epoch=epoch, cache_inline=inline)
+
+
+def _is_true(text: str) -> bool:
+    return text.lower() in ("1", "t", "true")
 
 
 async def _build(request: BuildRequest, settings: Settings, sink: Sink | None) -> BuildResult:

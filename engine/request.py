@@ -47,11 +47,13 @@ class SshSource:
 
 @dataclass(frozen=True, slots=True)
 class CacheLocation:
-    """A cache beside the state directory: a repository in a registry. What is written with mode `min` is the steps whose layers
-    are the image's, with `max` all steps."""
+    """A cache beside the state directory: a repository in a registry, or a directory (`engine.image.reference.cache_layout`). What
+    is written with mode `min` is the steps whose layers are the image's, with `max` all steps. With `image`, what `repository`
+    names may also be an image with a cache in it, as `BuildRequest.cache_inline` makes them."""
 
     repository: Reference
     mode: Literal["min", "max"] = "min"
+    image: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class BuildRequest:
     rewrite_timestamp: bool = False
     cache_from: tuple[CacheLocation, ...] = ()
     cache_to: CacheLocation | None = None
+    cache_inline: bool = False
+    """Put a cache into the image's config; so does the build argument BUILDKIT_INLINE_CACHE=1."""
     cache_scopes: tuple[str, ...] = ()
     """Parts of the caches: the first is written, all are read. Without any, a cache's scope is the tag of its reference."""
     cache_ttl: float | None = None

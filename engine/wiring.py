@@ -6,6 +6,8 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +29,7 @@ from engine.context.digests import DigestStore
 from engine.context.hashing import Hasher
 from engine.errors import EngineError, StorageError
 from engine.image.digest import Digest
-from engine.image.reference import OCI_LAYOUT, Reference
+from engine.image.reference import CACHE_LAYOUT, OCI_LAYOUT, Reference
 from engine.layer.index import IndexStore
 from engine.registry.layout import OciLayouts
 from engine.request import BuildRequest, CacheLocation
@@ -39,7 +41,9 @@ from engine.solve.state import Blobs, Trees
 from engine.workers.pool import WorkerPool
 
 if TYPE_CHECKING:
-    from engine.cache.registry import Place, RegistryCache
+    from engine.cache.layouts import CacheLayouts
+    from engine.cache.remote import RemoteCache
+    from engine.cache.storage import Image, Place, Storage
     from engine.registry.base import Puller, Registry
     from engine.snapshot.base import Snapshotter
 
@@ -48,6 +52,9 @@ JOBS = ("engine.layer.pack", "engine.snapshot.jobs", "engine.snapshot.upper")
 
 CLOSE_SECONDS = 30
 """How long the end of an engine may take to remove what is left."""
+
+DISK_SECONDS = 600.0
+"""How long a build waits for a cache to be written to a directory: that is no matter of somebody else's being there."""
 
 
 class Wiring:
@@ -106,17 +113,41 @@ class Wiring:
                 await stack.enter_async_context(remote)
             yield CacheSession(self.content, self.records, near, lease, remote=remote, gone=gone, warn=warn)
 
-    def _remote(self, request: BuildRequest, warn: Callable[[str], None]) -> RegistryCache | None:
+    def _remote(self, request: BuildRequest, warn: Callable[[str], None]) -> RemoteCache | None:
         if not request.cache_from and request.cache_to is None:
             return None
-        from engine.cache.registry import Locations, Patience, RegistryCache
+        from engine.cache.remote import RemoteCache
+        from engine.cache.storage import Locations, Patience
 
-        catalog = self.records.catalog
-        patience = Patience(ttl=request.cache_ttl) if request.cache_ttl is not None else Patience()
-        sources = [place for location in request.cache_from for place in _places(location, request.cache_scopes)]
         target = _places(request.cache_to, request.cache_scopes)[0] if request.cache_to else None
-        return RegistryCache(self.registry, self.content, Locations(catalog.saw, catalog.origins), sources=sources,
-                             target=target, warn=warn, patience=patience, clock=self._clock)  # fmt: skip
+        sources = [source for location in request.cache_from if self._is_there(location, request.cache_to, warn)
+                   for source in _sources(location, request)]  # fmt: skip
+        patience = Patience(ttl=request.cache_ttl) if request.cache_ttl is not None else Patience()
+        if request.cache_to and request.cache_to.repository.registry == CACHE_LAYOUT:
+            patience = replace(patience, push=DISK_SECONDS, drain=DISK_SECONDS)
+        catalog = self.records.catalog
+        return RemoteCache(self._storage, self.content, Locations(catalog.saw, catalog.origins, self.mechanisms.blobs.ensure),
+                           sources=sources, target=target, warn=warn, patience=patience, clock=self._clock)  # fmt: skip
+
+    def _is_there(self, location: CacheLocation, target: CacheLocation | None, warn: Callable[[str], None]) -> bool:
+        """Whether it is worth looking: a directory that is to be read may not be there, as before the first build."""
+        repository = location.repository
+        if repository.registry != CACHE_LAYOUT or self.layouts.is_there(repository):
+            return True
+        if target is None or target.repository.repository != repository.repository:
+            warn(f"cannot read cache {repository.repository}: there is none")
+        return False
+
+    def _storage(self, reference: Reference) -> Storage:
+        """Who keeps the entries of a cache: a registry, or a directory."""
+        return self.layouts if reference.registry == CACHE_LAYOUT else self.registry()
+
+    @cached_property
+    def layouts(self) -> CacheLayouts:
+        """The caches in directories."""
+        from engine.cache.layouts import CacheLayouts
+
+        return CacheLayouts()
 
     def registry(self) -> Registry:
         """The registry client, made (and aiohttp imported) when it is first needed."""
@@ -133,7 +164,9 @@ class Wiring:
         return self._registry
 
     def puller(self, reference: Reference) -> Puller:
-        """Who reads the images that a reference is about: a registry, or an OCI layout on disk."""
+        """Who reads the images and layers that a reference is about: a registry, or an OCI layout on disk."""
+        if reference.registry == CACHE_LAYOUT:
+            return self.layouts
         return OciLayouts() if reference.registry == OCI_LAYOUT else self.registry()
 
     async def snapshots(self) -> Snapshotter:
@@ -183,7 +216,16 @@ class Wiring:
 
 def _places(location: CacheLocation, scopes: Sequence[str]) -> list[Place]:
     """The parts of a cache repository that a build uses."""
-    from engine.cache.registry import Place
+    from engine.cache.storage import Place
 
     tag = location.repository.tag or ""
     return [Place(location.repository, scope) for scope in scopes or [tag if tag != "latest" else ""]]
+
+
+def _sources(location: CacheLocation, request: BuildRequest) -> list[Place | Image]:
+    """What a build looks into: the image of that name before the entries, for it is asked for once, and these for every key."""
+    from engine.cache.storage import Image
+    from engine.solve.build import host_platform
+
+    images = [Image(location.repository, request.platforms or (host_platform(),))] if location.image else []
+    return [*images, *_places(location, request.cache_scopes)]

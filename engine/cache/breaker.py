@@ -1,8 +1,13 @@
-"""How long a build puts up with a cache that is out of order: once, and not again. Pure but for the clock it is given."""
+"""How long a build puts up with a cache that is out of order: once, and not again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+
+from engine.errors import ContentError, EngineError, NotFoundError
 
 _SLOW = 1.0
 """Seconds from which on a call that went well counts as time lost."""
@@ -17,6 +22,7 @@ class Breaker:
         self._timeout = timeout
         self._warn = warn
         self._lost = 0.0
+        self._found_broken = False
         self.open = False
 
     def failed(self, why: str) -> None:
@@ -35,3 +41,28 @@ class Breaker:
             self._lost += seconds
             if self._lost > self._timeout:
                 self.failed("its answers are too slow")
+
+    def broken(self, why: str) -> None:
+        """Something in it is not what it should be, which is no reason to leave the rest alone."""
+        if not self._found_broken:
+            self._found_broken = True
+            self._warn(f"{self._what}: {why}; what is broken counts as absent")
+
+
+@asynccontextmanager
+async def guarded(breaker: Breaker, seconds: float) -> AsyncIterator[None]:
+    """A call to a cache that may take so long: what goes wrong opens the breaker, but for two answers that are none of its
+    faults, `NotFoundError` and `ContentError`."""
+    begun = anyio.current_time()
+    with anyio.move_on_after(seconds) as scope:
+        try:
+            yield
+        except (NotFoundError, ContentError):
+            breaker.took(anyio.current_time() - begun)
+            raise
+        except EngineError as error:
+            breaker.failed(str(error))
+    if scope.cancelled_caught:
+        breaker.timed_out()
+    else:
+        breaker.took(anyio.current_time() - begun)

@@ -17,27 +17,29 @@ from engine.image.reference import Reference
 from engine.layer.base import Layer
 
 if TYPE_CHECKING:
-    from engine.cache.registry import RegistryCache
+    from engine.cache.remote import RemoteCache
 
 _SIMILAR = 24
 """Earlier records that a miss is compared with."""
 
 
 class CacheSession:
-    """One build's cache. `near` are the tiers of this machine, the local cache being the last of them; `remote` is the registry
-    tier, if the build has one. What is found or published is leased before it is looked at, so that no prune takes it away from
-    the build. `gone` are blobs that turned out to be nowhere: what needs them is not found."""
+    """One build's cache. `near` are the tiers of this machine, the local cache being the last of them; `remote` is what is
+    beyond it, if the build has such. What is found or published is leased before it is looked at, so that no prune takes it away
+    from the build. `gone` are blobs that turned out to be nowhere: what needs them is not found."""
 
     def __init__(self, content: ContentStore, records: LocalCache, near: Sequence[tuple[str, BulkCache]], lease: Lease, *,
-                 remote: RegistryCache | None = None, gone: Collection[Digest] = (),
+                 remote: RemoteCache | None = None, gone: Collection[Digest] = (),
                  warn: Callable[[str], None]) -> None:  # fmt: skip
         self._content = content
         self._records = records
         self._lease = lease
         self._near = TieredCache(near, warn)
-        self._tiers = TieredCache([*near, ("registry", remote)], warn) if remote else self._near
+        self._tiers = TieredCache(near, warn, remote.tiers) if remote else self._near
         self._remote = remote
         self._gone = gone
+        self._lost: set[Digest] = set()
+        """Keys whose records have such layers: what others are to find in their place is what is made now."""
 
     async def find(self, key: Digest, *, share: bool = True) -> Hit | None:
         """The record under a key, if its layer can be had. With `share` a remote cache that is written gets it too."""
@@ -47,6 +49,7 @@ class CacheSession:
         layer = hit.record.layer
         if layer is not None:
             if layer.blob.digest in self._gone:
+                self._lost.add(key)
                 return None
             await self._lease.protect([("record", str(key)), *names_of(layer)])
             if self._content.size(layer.blob.digest) != layer.blob.size and not (await self._tiers.find([key])):
@@ -60,7 +63,8 @@ class CacheSession:
         Raises `StorageError` when it cannot be kept on this machine."""
         await self._lease.protect(("record", str(record.key)) for record in records)
         if share and self._remote:
-            await self._remote.put(*records, replace=replace)
+            for record in records:
+                await self._remote.put(record, replace=replace or record.key in self._lost)
         await self._near.put(*records, replace=replace)
 
     async def protect(self, layers: Iterable[Layer]) -> None:
@@ -94,11 +98,10 @@ class CacheSession:
 
     def is_given(self, registries: Collection[str]) -> bool:
         """Whether a remote cache in one of these registries is given what is made: repositories there can mount it."""
-        return self._remote is not None and self._remote.target is not None \
-            and self._remote.target.repository.registry in registries
+        return self._remote is not None and self._remote.is_in(registries)
 
     def may_have(self, instruction: str) -> bool:
-        """Whether results of an instruction (`RUN`) may be found: there are some on this machine, or a registry is asked."""
+        """Whether results of an instruction (`RUN`) may be found: there are some on this machine, or others are asked."""
         return self._remote is not None or bool(self._records.similar(f"{instruction} ", 1))
 
     def similar(self, step: str) -> list[Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from engine.cache.base import BulkCache, Record
 from engine.errors import EngineError
@@ -18,14 +19,23 @@ class Hit:
     tier: str
 
 
+class Source(Protocol):
+    """Where records can be looked for, and that is all."""
+
+    async def get_many(self, keys: Sequence[Digest]) -> dict[Digest, Record]:
+        """The records there are for some keys."""
+
+
 class TieredCache:
-    """Looks into its tiers in order; what a lower tier has, the tiers above it keep too.
+    """Looks into its tiers in order, and then into its sources; what one of them has, the tiers above it keep too.
 
     A tier that cannot be read or filled costs a warning: only the writing of a new record may fail, see `put`.
     """
 
-    def __init__(self, tiers: Sequence[tuple[str, BulkCache]], warn: Callable[[str], None]) -> None:
+    def __init__(self, tiers: Sequence[tuple[str, BulkCache]], warn: Callable[[str], None],
+                 sources: Sequence[tuple[str, Source]] = ()) -> None:
         self._tiers = tuple(tiers)
+        self._all: Sequence[tuple[str, Source]] = (*tiers, *sources)
         self._warn = warn
 
     async def get(self, key: Digest) -> Record | None:
@@ -42,7 +52,7 @@ class TieredCache:
         not have."""
         found: dict[Digest, Hit] = {}
         missing = list(dict.fromkeys(keys))
-        for index, (name, tier) in enumerate(self._tiers):
+        for index, (name, tier) in enumerate(self._all):
             if not missing:
                 break
             try:

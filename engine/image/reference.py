@@ -92,3 +92,17 @@ def layout_reference(spec: str) -> Reference:
     if not directory:
         raise UsageError(f"invalid OCI layout {spec!r}", hint="write oci-layout://DIR, oci-layout://DIR:TAG or oci-layout://DIR@DIGEST")
     return Reference(OCI_LAYOUT, directory, tag, Digest.parse(digest) if at else None)
+
+
+CACHE_LAYOUT = "cache-layout"
+"""The registry of references to directories that hold a cache as an OCI image layout, whose repository is the directory's absolute
+path. They are read with more suspicion than images that somebody chose to build from: nothing in them is followed elsewhere."""
+
+
+def cache_layout(directory: str, tag: str | None = None) -> Reference:
+    """The reference for a cache in a directory, which is an absolute path; raises `UsageError`. The tag is the cache's scope."""
+    if not directory.startswith("/") or "\0" in directory:
+        raise UsageError(f"invalid directory of a cache: {directory!r}")
+    if tag is not None and not _TAG.fullmatch(tag):
+        raise UsageError(f"invalid tag {tag!r} of a cache in a directory")
+    return Reference(CACHE_LAYOUT, directory, tag)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from engine.cache import inline
 from engine.image.config import History, ImageConfig
 from engine.image.descriptor import Descriptor, compression_of, layer_type
 from engine.image.digest import Digest
@@ -26,8 +27,9 @@ def rfc3339(seconds: float) -> str:
 
 
 def assemble(plan: Plan, states: Mapping[str, State], *, origins: Mapping[Digest, Reference], annotations: Mapping[str, str],
-             epoch: int | None, base_created: str = "") -> BuiltImage:  # fmt: skip
-    """The image of a plan whose states are known. `origins` says which repository a base layer came from."""
+             epoch: int | None, base_created: str = "", cache: Sequence[inline.Made] | None = None) -> BuiltImage:  # fmt: skip
+    """The image of a plan whose states are known. `origins` says which repository a base layer came from, `cache` what is to be in
+    the cache that it carries."""
     chain = states[plan.result].chain
     created = base_created if epoch is None else rfc3339(epoch)
     history = list(_complete(plan.config.history, len(plan.config.diff_ids), created))
@@ -35,7 +37,9 @@ def assemble(plan: Plan, states: Mapping[str, State], *, origins: Mapping[Digest
         if planned.step is not None and epoch is None:
             created = rfc3339(states[planned.step].created)
         history.append(History(planned.created_by, created, COMMENT, empty_layer=planned.step is None))
-    config = replace(plan.config, created=created, diff_ids=tuple(layer.diff_id for layer in chain), history=tuple(history))
+    extra = inline.without(plan.config.extra) | ({inline.FIELD: inline.field(cache)} if cache is not None else {})
+    config = replace(plan.config, created=created, diff_ids=tuple(layer.diff_id for layer in chain), history=tuple(history),
+                     extra=extra)  # fmt: skip
     return _image(plan, config, chain, origins, annotations)
 
 

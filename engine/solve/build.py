@@ -181,8 +181,9 @@ async def _image(job: Job, request: BuildRequest, plan: Plan, text: str, sender:
     near = {tag.registry for tag in request.tags}
     await job.cache.settle(near)
     origins = {layer.blob.digest: o for layer in chain if (o := job.mechanisms.blobs.origin(layer.blob.digest, near))}
+    cache = await work.made(states) if request.cache_inline else None
     image = assemble(plan, states, origins=origins, annotations=request.annotations, epoch=job.epoch,
-                     base_created=plan.config.created)  # fmt: skip
+                     base_created=plan.config.created, cache=cache)  # fmt: skip
     return image, Counts(work.cached, work.ran)
 
 

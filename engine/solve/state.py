@@ -38,11 +38,12 @@ class State:
 
 
 class GoneError(ContentError):
-    """A layer's blob that is nowhere any more: not in the state directory, nor in a repository that was known to have it."""
+    """A layer's blob that cannot be had any more: it is not in the state directory, and a repository that was known to have it has
+    it no more, or fails to give it (`cause`)."""
 
-    def __init__(self, digest: Digest) -> None:
-        super().__init__(f"layer blob {digest} is gone from the state directory and nobody else is known to have it",
-                         hint="build again with --no-cache")  # fmt: skip
+    def __init__(self, digest: Digest, cause: EngineError | None = None) -> None:
+        why = f"cannot be had: {cause.message}" if cause else "is gone"
+        super().__init__(f"layer blob {digest} {why}", hint="build again with --no-cache")
         self.digest = digest
 
 
@@ -96,7 +97,9 @@ class Blobs:
     async def _fetch(self, blob: Descriptor, progress: FetchProgress | None, arrival: Arrival | None) -> None:
         if self.is_here(blob):
             return
-        failure: EngineError = GoneError(blob.digest)
+        failure: EngineError | None = None
+        # Nobody can do without a base image's layer; a step's can be made again.
+        is_base = blob.digest in self._origins
         for reference in self._known(blob.digest):
             try:
                 return await self._download(reference, blob, progress, arrival)
@@ -104,9 +107,9 @@ class Blobs:
                 self._origins.pop(blob.digest, None)
                 with suppress(StorageError):
                     await self._locations.missed(reference, [blob.digest])
-            except RegistryError as error:
+            except (RegistryError, ContentError) as error:
                 failure = error
-        raise failure
+        raise failure if failure and is_base else GoneError(blob.digest, failure)
 
     async def _download(self, reference: Reference, blob: Descriptor, progress: FetchProgress | None,
                         arrival: Arrival | None) -> None:  # fmt: skip

@@ -9,6 +9,7 @@ from anyio.abc import TaskGroup
 
 from engine.cache.base import Record
 from engine.cache.flight import once
+from engine.cache.inline import Made
 from engine.cache.tiers import Hit
 from engine.errors import EngineError, StorageError
 from engine.layer.base import Layer
@@ -44,6 +45,7 @@ class PlanWork:
         self._inputs = Inputs(job)
         self._keys = Keys(plan, job, self._inputs)
         self._hits: dict[str, Hit] = {}
+        self._plan = plan
         self._final = _line(plan)
         self._sender = sender
         self._bases = Bases(plan, job, background, prefix)
@@ -165,6 +167,20 @@ class PlanWork:
     def _shared(self, step: Step) -> bool:
         """Whether a remote cache is to have the step: with mode=min, if its layer is one of the image's."""
         return self._job.share_all or step.id in self._final
+
+    async def made(self, states: Mapping[str, State]) -> list[Made]:
+        """What the image's own layers are the results of, in their order. The keys are those that follow from the plan and the
+        image: they are the same however the build came to it, where other stages may have been looked at, or not."""
+        out: list[Made] = []
+        for step in self._plan.steps:
+            if step.id in self._final:
+                keys = [await self._keys.definition(step.id)]
+                if all(source.state is None for source in step.sources):
+                    keys.append(await self._keys.content(step, states))
+                below, chain = states[step.parent].chain, states[step.id].chain
+                place = len(below) if len(chain) > len(below) else None
+                out.append(Made(tuple(dict.fromkeys(key.digest for key in keys)), place, step.text))
+        return out
 
     def _explain_hit(self, step: Step, hit: Hit) -> None:
         if self._job.explain:

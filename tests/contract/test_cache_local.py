@@ -87,7 +87,7 @@ def files(tmp_path: Path) -> list[str]:
 
 def test_importing_the_cache_imports_no_database_and_no_http() -> None:
     heavy = "{'sqlite3', 'aiohttp', 'yarl'} & set(sys.modules)"
-    done = subprocess.run([sys.executable, "-c", f"import sys, engine.cache.local, engine.cache.registry; print({heavy})"],
+    done = subprocess.run([sys.executable, "-c", f"import sys, engine.cache.local, engine.cache.remote; print({heavy})"],
                           capture_output=True, check=True, text=True)
     assert done.stdout == "set()\n"
 

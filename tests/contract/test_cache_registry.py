@@ -13,9 +13,12 @@ import pytest
 from engine.cache.base import Record
 from engine.cache.local import LocalCache
 from engine.cache.memory import MemoryCache
-from engine.cache.registry import LOOKUPS, Locations, Patience, Place, RegistryCache
+from engine.cache.remote import RemoteCache
+from engine.cache.sources import LOOKUPS
+from engine.cache.storage import Locations, Patience, Place
 from engine.cache.tiers import TieredCache
 from engine.content.store import DirectoryStore
+from engine.errors import NotFoundError
 from engine.image.descriptor import OCI_LAYER_GZIP, Descriptor
 from engine.image.digest import Digest
 from engine.image.reference import Reference
@@ -24,6 +27,20 @@ from engine.registry.client import RegistryClient
 from engine.registry.server.faults import Fault, Kind
 from engine.registry.server.server import RegistryServer
 from tests.contract.registry_fixtures.clients import connected, pull
+
+
+class Remote(RemoteCache):
+    """A remote cache that can be looked into by itself."""
+
+    async def get_many(self, keys: Sequence[Digest]) -> dict[Digest, Record]:
+        return await TieredCache([], pytest.fail, self.tiers).get_many(keys)
+
+    async def get(self, key: Digest) -> Record | None:
+        return (await self.get_many([key])).get(key)
+
+
+async def no_fetch(blob: Descriptor) -> None:
+    raise NotFoundError("nobody has it")
 
 
 @dataclass
@@ -41,7 +58,7 @@ class Builder:
         self.store = DirectoryStore(self.folder)
 
     def cache(self, target: Place | None, sources: Sequence[Place] | None = None,
-              patience: Patience | None = None) -> RegistryCache:
+              patience: Patience | None = None) -> Remote:
         async def seen(repository: Reference, blobs: Iterable[Digest]) -> None:
             self.seen += [(repository, blob) for blob in blobs]
 
@@ -49,8 +66,8 @@ class Builder:
             return [repository for repository, known in self.seen if known == blob]
 
         places = sources if sources is not None else [target] if target else []
-        return RegistryCache(lambda: self.client, self.store, Locations(seen, origins), sources=places, target=target,
-                             warn=self.warnings.append, patience=patience, clock=lambda: self.now)
+        return Remote(lambda _: self.client, self.store, Locations(seen, origins, no_fetch), sources=places, target=target,
+                      warn=self.warnings.append, patience=patience, clock=lambda: self.now)
 
     def record(self, name: str, content: bytes = b"layer", created: float = 1000.0, **ingredients: str) -> Record:
         blob = Descriptor(OCI_LAYER_GZIP, self.store.put(content), len(content))
@@ -101,7 +118,7 @@ async def test_another_machine_finds_what_was_published_and_can_fetch_the_layer(
     assert await cache.get_many([key("make"), key("absent"), key("empty")]) == {key("make"): record, key("empty"): empty}
     assert record.layer
     assert other.store.blobs() == []
-    assert other.seen == [(any_place.repository, record.layer.blob.digest)]
+    assert other.seen == [(Reference(any_place.repository.registry, any_place.repository.repository), record.layer.blob.digest)]
     assert await pull(other.client, any_place.repository, record.layer.blob) == b"layer"
     assert one.warnings == other.warnings == []
 
@@ -266,9 +283,9 @@ async def test_as_the_last_tier_it_fills_those_above_with_layers_that_are_elsewh
     await published(one, place, record)
     local = LocalCache(tmp_path / "cache", other.store)
     catalog = local.catalog
-    registry = RegistryCache(lambda: other.client, other.store, Locations(catalog.saw, catalog.origins), sources=[place],
-                             target=None, warn=pytest.fail)
-    tiers = TieredCache([("memory", MemoryCache(other.store)), ("local", local), ("registry", registry)], pytest.fail)
+    remote = RemoteCache(lambda _: other.client, other.store, Locations(catalog.saw, catalog.origins, no_fetch), sources=[place],
+                         target=None, warn=pytest.fail)
+    tiers = TieredCache([("memory", MemoryCache(other.store)), ("local", local)], pytest.fail, remote.tiers)
     first = (await tiers.find([key("make")]))[key("make")]
     again = (await tiers.find([key("make")]))[key("make")]
     assert (first.record, first.tier) == (record, "registry")
