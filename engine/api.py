@@ -28,7 +28,7 @@ from engine.progress.reporter import Reporter
 from engine.request import BuildRequest, BuildResult
 from engine.settings import Settings
 from engine.solve.build import build as solve_build
-from engine.solve.build import check
+from engine.solve.check import check
 from engine.solve.images import BaseImage, Images
 from engine.solve.mechanisms import Job, read_secret
 from engine.solve.state import GoneError
@@ -80,14 +80,16 @@ class Engine:
 
     async def check(self, request: BuildRequest, *, sink: Sink | None = None, stdin: BinaryIO | None = None) -> int:
         """Reads and checks the Dockerfile of a request, and builds nothing; returns how many warnings there were, which come to
-        the `sink`. Raises `EngineError` for what would end a build before its first step."""
+        the `sink`. Of base images the configs are read, where they can be had. Raises `EngineError` for what would end a build
+        before its first step."""
         if self._wiring is None:
             raise UsageError("the engine is not open", hint="use `async with Engine(settings) as engine`")
         report = Reporter(sink, time.monotonic)
         async with AsyncExitStack() as stack:
             scratch = self._wiring.scratch.directory("check")
             stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-            return await check(_Contexts(self._wiring, request, stdin, stack, scratch).open, report, request)
+            images = Images(self._wiring.mechanisms.content, self._wiring.puller, self._wiring.mechanisms.blobs)
+            return await check(_Contexts(self._wiring, request, stdin, stack, scratch).open, report, request, images)
 
     async def _attempts(self, wiring: Wiring, request: BuildRequest, report: Reporter, contexts: _Contexts) -> BuildResult:
         """Builds; and again without what turned out to need a layer that is nowhere any more."""

@@ -1,7 +1,7 @@
 """BuildKit's build checks, as far as a Dockerfile alone decides them: the same names, the same messages.
 
 What needs more is asked for: `base_environments` (the variables that base images set) for UndefinedVar, `ignored` for
-CopyIgnoredFile. InvalidBaseImagePlatform needs the base image itself and is not here.
+CopyIgnoredFile, and `more` for what others found (InvalidBaseImagePlatform).
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ def lint(
     *,
     base_environments: Mapping[str, Collection[str]] | None = None,
     ignored: IgnoreMatcher | None = None,
+    more: Sequence[Warning_] = (),
 ) -> list[Warning_]:
     """What the checks have to say of a Dockerfile, by line, without what its `check` directives leave out.
 
     `base_environments` gives the names of the variables that an image sets, by the image's name after expansion; for an
-    image that is not in it, undefined variables are not reported.
+    image that is not in it, undefined variables are not reported. `more` are warnings of other checks, to be left out alike.
     """
-    found = [*dockerfile.warnings, *check_style(dockerfile), *check_variables(dockerfile, base_environments or {}, ignored)]
+    variables = check_variables(dockerfile, base_environments or {}, ignored)
+    found = [*dockerfile.warnings, *check_style(dockerfile), *variables, *more]
     options = _options(dockerfile)
     lines = dockerfile.text.split("\n")
     kept = {w: None for w in found if _wanted(w.rule, options) and not _skipped(w, lines)}

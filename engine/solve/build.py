@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import platform as machine
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 
 import anyio
 
 from engine.context.base import Context
+from engine.dockerfile.directives import parse_check
 from engine.dockerfile.ignore import IgnoreMatcher
 from engine.dockerfile.instructions import Dockerfile, Warning_
 from engine.dockerfile.lint import enforce, lint
 from engine.dockerfile.parser import parse
-from engine.errors import DockerfileError, EngineError
+from engine.errors import DockerfileError, EngineError, UsageError
 from engine.image.config import ImageConfig
 from engine.image.platform import Platform
 from engine.output.base import Built, BuiltImage, Output
 from engine.plan.base import Plan
+from engine.plan.bases import BaseFacts
 from engine.plan.build import ImageKey, PlanInputs, images_wanted, make_plan
-from engine.plan.stages import GraphInputs, ImageBase, StageGraph, StageNode, build_graph
+from engine.plan.stages import GraphInputs, StageGraph, StageNode, build_graph
 from engine.progress.reporter import Reporter
 from engine.request import BuildRequest, BuildResult
 from engine.solve.ahead import Sender, warm_up
@@ -47,16 +49,17 @@ async def build(job: Job, request: BuildRequest, outputs: Sequence[Output]) -> B
         job.report.warn("rewrite-timestamp is asked for, but there is no SOURCE_DATE_EPOCH: times stay as they are")
     host = host_platform()
     targets = request.platforms or (host,)
-    environments: dict[str, Collection[str]] = {}
+    facts = BaseFacts()
     plans: list[Plan] = []
     try:
         async with anyio.create_task_group() as ahead:
             ahead.start_soon(warm_up, job, dockerfile)
             for target in targets:
-                plans.append(await make(job, request, dockerfile, host, target, environments))
+                plans.append(await make(job, request, dockerfile, host, target, facts))
     except BaseExceptionGroup as group:
         raise _engine_error(group) from None
-    _warn(dockerfile, job.report, lint(dockerfile, base_environments=environments), warned)
+    found = lint(dockerfile, base_environments=facts.environments, more=tuple(facts.warnings))
+    report_warnings(dockerfile, job.report, found, warned)
     job.report.started(sum(len(plan.steps) for plan in plans))
     try:
         async with anyio.create_task_group() as background:
@@ -99,16 +102,6 @@ def _engine_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-async def check(open_context: OpenContext, report: Reporter, request: BuildRequest) -> int:
-    """Reads and checks the Dockerfile and the order of its stages, and runs nothing; returns how many warnings were reported.
-    Raises `DockerfileError`."""
-    dockerfile, warned = await read_dockerfile(open_context, report, request)
-    host = host_platform()
-    for target in request.platforms or (host,):
-        build_graph(dockerfile, GraphInputs(request.target, request.build_args, host, target, request.contexts))
-    return len(warned)
-
-
 async def read_dockerfile(open_context: OpenContext, report: Reporter,
                           request: BuildRequest) -> tuple[Dockerfile, Sequence[Warning_]]:  # fmt: skip
     """The parsed Dockerfile of a request, and the warnings it gave, as far as no base image is needed for them; raises
@@ -122,13 +115,14 @@ async def read_dockerfile(open_context: OpenContext, report: Reporter,
             raise DockerfileError(f"failed to read dockerfile: {request.dockerfile or 'Dockerfile'}: no such file",
                                   hint="name it with -f")  # fmt: skip
         name, data = found
-    dockerfile = parse(data, name)
+    dockerfile = _configured(parse(data, name), request)
     warnings = lint(dockerfile, ignored=context.rules if isinstance(context.rules, IgnoreMatcher) else None)
-    _warn(dockerfile, report, warnings)
+    report_warnings(dockerfile, report, warnings)
     return dockerfile, warnings
 
 
-def _warn(dockerfile: Dockerfile, report: Reporter, warnings: Sequence[Warning_], known: Sequence[Warning_] = ()) -> None:
+def report_warnings(dockerfile: Dockerfile, report: Reporter, warnings: Sequence[Warning_],
+                    known: Sequence[Warning_] = ()) -> None:  # fmt: skip
     """Reports warnings that are not known yet; raises `DockerfileError` if the Dockerfile wants none."""
     new = [warning for warning in warnings if warning not in known]
     for warning in new:
@@ -136,19 +130,37 @@ def _warn(dockerfile: Dockerfile, report: Reporter, warnings: Sequence[Warning_]
     enforce(dockerfile, new)
 
 
-async def make(job: Job, request: BuildRequest, dockerfile: Dockerfile, host: Platform, target: Platform,
-               environments: dict[str, Collection[str]]) -> Plan:  # fmt: skip
-    """The plan for one platform: base images are resolved, side by side, until no more are wanted. `environments` is told the
-    names of the variables that they set."""
-    graph = build_graph(dockerfile, GraphInputs(request.target, request.build_args, host, target, request.contexts))
+def _configured(dockerfile: Dockerfile, request: BuildRequest) -> Dockerfile:
+    """The Dockerfile with the checks that a build argument asks for in place of its own."""
+    checks = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK")
+    if checks is None:
+        return dockerfile
+    try:
+        if checks:
+            parse_check(checks)
+    except DockerfileError as error:
+        raise UsageError(f"failed to parse build-arg:BUILDKIT_DOCKERFILE_CHECK: {error.message}", hint=error.hint) from None
+    return replace(dockerfile, directives={**dockerfile.directives, "check": checks})
+
+
+def graph_inputs(request: BuildRequest, host: Platform, target: Platform) -> GraphInputs:
+    """What of a request decides the stages for one platform."""
+    return GraphInputs(request.target, request.build_args, host, target, request.contexts)
+
+
+def plan_inputs(request: BuildRequest) -> PlanInputs:
+    """What of a request goes into the steps."""
+    return PlanInputs(request.build_args, request.labels, request.contexts, request.network, request.no_cache)
+
+
+async def make(job: Job, request: BuildRequest, dockerfile: Dockerfile, host: Platform, target: Platform, facts: BaseFacts) -> Plan:
+    """The plan for one platform: base images are resolved, side by side, until no more are wanted. `facts` learns of them."""
+    graph = build_graph(dockerfile, graph_inputs(request, host, target))
     configs: dict[ImageKey, ImageConfig] = {}
     while wanted := images_wanted(graph, configs):
         await _resolve(job, graph, wanted, configs)
-    for base in (node.base for node in graph.stages):
-        if isinstance(base, ImageBase) and (config := configs.get((base.reference, base.platform))):
-            environments[base.name] = dict(config.config.env).keys()
-    inputs = PlanInputs(request.build_args, request.labels, request.contexts, request.network, request.no_cache)
-    return make_plan(graph, configs, inputs)
+    facts.learn(graph, configs)
+    return make_plan(graph, configs, plan_inputs(request))
 
 
 async def _resolve(job: Job, graph: StageGraph, wanted: dict[ImageKey, StageNode], configs: dict[ImageKey, ImageConfig]) -> None:

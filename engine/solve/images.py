@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from engine.cache.flight import SingleFlight
 from engine.content.base import ContentStore
-from engine.errors import ContentError, EngineError, PlatformError
+from engine.errors import ContentError, EngineError
 from engine.image.config import ImageConfig
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest
@@ -49,7 +49,8 @@ class Images:
         self._flight: SingleFlight = SingleFlight()
 
     async def resolve(self, reference: Reference, platform: Platform) -> BaseImage:
-        """The image for a platform; raises `RegistryError`, `PlatformError` or `ContentError` that name the reference."""
+        """The image for a platform; raises `RegistryError`, `PlatformError` or `ContentError` that name the reference. What is no
+        index is taken as it is, as BuildKit does: see `BaseFacts` for the warning."""
         key = (reference, platform)
         if key not in self._known:
             self._known[key] = await self._flight.run(key, lambda: self._resolve(reference, platform))
@@ -68,7 +69,8 @@ class Images:
                 raise ContentError(f"is an artifact of type {manifest.artifact_type}, not an image")
             reference = reference.with_digest(manifest.descriptor.digest)
             config = ImageConfig.parse(await self._small_blob(reference, manifest.config))
-            self._check(config, manifest, platform)
+            if len(config.diff_ids) != len(manifest.layers):
+                raise ContentError(f"has {len(manifest.layers)} layers but its config names {len(config.diff_ids)}")
         except EngineError as error:
             if str(reference.repository) not in error.message:
                 error.message = f"{reference.familiar}: {error.message}"
@@ -79,17 +81,6 @@ class Images:
         if self._used:
             await self._used(image)
         return image
-
-    @staticmethod
-    def _check(config: ImageConfig, manifest: Manifest, platform: Platform) -> None:
-        if len(config.diff_ids) != len(manifest.layers):
-            raise ContentError(f"has {len(manifest.layers)} layers but its config names {len(config.diff_ids)}")
-        have = config.platform
-        if have.architecture and not any(
-            (have.os, have.architecture) == (p.os, p.architecture) and have.variant in (p.variant, "") for p in platform.runs()
-        ):
-            raise PlatformError(f"is for {have}, not for {platform}",
-                                hint=f"build with --platform {have}, or write FROM --platform={have}")  # fmt: skip
 
     async def _manifest(self, reference: Reference, known: Descriptor | None = None) -> Manifest | Index:
         digest = reference.digest
