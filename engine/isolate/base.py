@@ -128,5 +128,8 @@ class Environment:
     ids: IdMap
     xattrs: Literal["trusted", "user"] = "user"
     """The extended attributes that overlayfs keeps its marks in: `trusted.overlay.*`, or `user.overlay.*`."""
+    user_namespace: Literal["server", "step"] | None = None
+    """With isolation `userns`: the fork server's own, which the steps share, or one for each step (root, who can do without for all
+    the rest); None if the kernel makes none, and root's steps go without."""
     reasons: tuple[str, ...] = ()
     """One sentence for each choice, for people: `userns: root, all ids mapped` or `userns: not possible: …`."""

@@ -15,15 +15,17 @@ from engine.isolate.supervise import Watch
 
 
 def run(spec: RunSpec, ids: IdMap, streams: Streams, watch: Watch, *, enter: Callable[[], None],
-        kill: Callable[[int], None]) -> int:
+        kill: Callable[[int], None], attend: Callable[[int], None] = lambda _pid: None) -> int:
     """Forks a child that makes the root its own with `enter` and becomes the command, and waits for it. Returns its exit code,
     128 + signal number if a signal ended it, and 126 or 127 if it cannot be executed, which it then says on its standard
-    error. `kill` is called with the process id if nobody waits any more. Raises `EngineError` if `enter` fails."""
+    error. `attend` is called with the process id while the child enters, and `kill` if nobody waits any more. Raises
+    `EngineError` if `enter` fails."""
     failed, failure = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
         _child(spec, ids, streams, enter, failure)
     os.close(failure)
+    attend(pid)
     status = watch.wait(pid, lambda: kill(pid))
     with open(failed, "rb") as pipe:
         said = pipe.read()

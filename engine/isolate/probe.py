@@ -1,8 +1,9 @@
 """What this machine, user and container let us do. Nothing is guessed from versions: each thing is tried, in the way it will be
 used, and what was refused is explained as far as the kernel lets one know.
 
-The order of preference is: namespaces as root with CAP_SYS_ADMIN (no user namespace: see `userns`); namespaces within a user
-namespace, with all ids for root, subordinate ids or a single one for others; `chroot` for root; nothing.
+The order of preference is: namespaces as root with CAP_SYS_ADMIN, each step in a user namespace of its own where the kernel makes
+any; namespaces within a user namespace, with all ids for root, subordinate ids or a single one for others; `chroot` for root;
+nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from errno import EINVAL, ENOSPC, ENOSYS, EPERM, EUSERS
 from functools import partial
 from typing import Literal
@@ -76,8 +77,45 @@ def _as_root(wishes: Wishes, reasons: list[str]) -> Environment | None:
     except OSError as error:
         reasons.append(f"isolation: root with CAP_SYS_ADMIN, but namespaces cannot be made: {error}")
         return None
-    reasons.append("isolation: userns (root: mount, pid, ipc, uts namespaces)")
-    return _with_snapshots(wishes, reasons, _ids_of_root(), ("trusted", "user"))
+    refused = _refused_namespace()
+    if refused:
+        reasons.append(f"isolation: userns (root: mount, pid, ipc, uts namespaces; user namespaces are not possible: {refused})")
+    else:
+        reasons.append("isolation: userns (root: user, mount, pid, ipc, uts namespaces; every id is itself)")
+    environment = _with_snapshots(wishes, reasons, _ids_of_root(), ("trusted", "user"))
+    return environment if refused else replace(environment, user_namespace="step")
+
+
+def _refused_namespace() -> str:
+    """Why a step of root cannot have a user namespace of its own; empty if it can."""
+    asked, ask = os.pipe2(os.O_CLOEXEC)
+    answered, answer = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        os.close(asked)
+        os.close(answer)
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWUSER)
+            os.write(ask, b"U")
+            os.read(answered, 1)
+        except OSError as error:
+            os.write(ask, _explain(error).encode())
+        finally:
+            os._exit(0)
+    os.close(ask)
+    os.close(answered)
+    try:
+        said = os.read(asked, 4096)
+        if said != b"U":
+            return said.decode(errors="replace") or "its first process ended"
+        idmap.identity().write(child)
+    except MapError as error:
+        return str(error)
+    finally:
+        os.close(answer)
+        os.close(asked)
+        os.waitpid(child, 0)
+    return ""
 
 
 def _ids_of_root() -> IdMap:
@@ -122,7 +160,7 @@ def _inside(wishes: Wishes, reasons: list[str], maps: Maps) -> Environment:
     if ids.kind != "single":
         os.setgroups([])
     reasons.append(f"isolation: userns (user, mount, pid, ipc, uts namespaces; {text})")
-    return _with_snapshots(wishes, reasons, ids, ("user",))
+    return replace(_with_snapshots(wishes, reasons, ids, ("user",)), user_namespace="server")
 
 
 def _fork_into(maps: Maps, inside: Callable[[], Environment], reasons: list[str]) -> Environment | None:
@@ -249,7 +287,7 @@ def _with_snapshots(wishes: Wishes, reasons: list[str], ids: IdMap, kinds: tuple
             refused = _try_overlay(wishes.scratch, xattrs)
             if not refused:
                 said = (*reasons, f"snapshots: overlay ({xattrs} attributes)")
-                return Environment("userns", "overlay", ids, xattrs, said)
+                return Environment("userns", "overlay", ids, xattrs, reasons=said)
         if wishes.snapshots == "overlay":
             raise IsolationError(f"overlay snapshots are not possible: {refused}",
                                  hint="put the state directory on another filesystem, or use walk snapshots")

@@ -11,8 +11,10 @@ import selectors
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 
 from engine.errors import IsolationError
+from engine.isolate.broker import Broker
 
 _CHUNK = 1 << 16
 
@@ -32,6 +34,15 @@ class Watch:
     def relay(self, listener: socket.socket, target: str) -> None:
         """Serves a listening socket: each connection to it is one to the socket at `target`."""
         _Relay(self._selector, listener, target)
+
+    def serve(self, broker: Broker) -> None:
+        """Answers the calls that a broker is for."""
+        self._selector.register(broker.listener, selectors.EVENT_READ, partial(self._answer, broker))
+
+    def _answer(self, broker: Broker, listener: int, _events: int) -> None:
+        if not broker.answer():
+            self._selector.unregister(listener)
+            os.close(listener)
 
     def pause(self, seconds: float) -> None:
         """Lets a little time pass; raises `IsolationError` if nobody waits any more."""

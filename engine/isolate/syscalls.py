@@ -64,6 +64,11 @@ def at(fd: int) -> str:
     return f"/proc/self/fd/{fd}"
 
 
+def syscall(number: int, *arguments: int) -> int:
+    """A call by its number, with numbers and addresses for arguments."""
+    return _check(_libc.syscall(ctypes.c_long(number), *(ctypes.c_ulong(value) for value in arguments)), f"system call {number}")
+
+
 def unshare(flags: int) -> None:
     """Moves the caller into new namespaces."""
     _check(_libc.unshare(flags), "unshare")

@@ -1,4 +1,5 @@
-"""RUN in namespaces: mount, pid, ipc, uts and, for `network none`, net; the user namespace is the fork server's, if it has one.
+"""RUN in namespaces: user, mount, pid, ipc, uts and, for `network none`, net. The user namespace is the fork server's if it has
+one; else the step gets its own (`engine.isolate.nested`).
 
 Two processes do it. The *supervisor* (one for each run, forked from the fork server) mounts root, devices and the spec's
 mounts in a mount namespace of its own, and stays outside the root. Its *child*, process 1 of the new pid namespace, clones
@@ -6,9 +7,6 @@ that mount namespace, mounts /proc, makes the root its root, gives up privileges
 ends, or the control socket closes, the kernel ends everything in the pid namespace; then the supervisor detaches the mounts
 and takes away the mount points it had to create, through directories it has held open. What it could not do dies with it:
 there is no state outside its namespaces but the root itself.
-
-Root with CAP_SYS_ADMIN takes part without a user namespace, as in docker: in one, even of all ids, mknod is refused, and an
-image is nothing that could hurt with `nodev` on every mount and docker's capabilities.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from engine.isolate import command, process, syscalls, system
 from engine.isolate.base import RunSpec
 from engine.isolate.host import Host, Streams
 from engine.isolate.mounts import Mounts
+from engine.isolate.nested import UserNamespace
 from engine.isolate.network import leave_network
 from engine.isolate.supervise import Watch
 
@@ -43,8 +42,18 @@ def supervise(spec: RunSpec, host: Host, streams: Streams) -> int:
             syscalls.unshare(syscalls.CLONE_NEWPID)
         except OSError as error:
             raise IsolationError(f"the root cannot be set up: {error}") from error
-        return command.run(spec, ids, streams, watch, enter=lambda: _enter_root(mounts.root),
-                           kill=lambda pid: os.kill(pid, signal.SIGKILL))
+        namespace = UserNamespace() if host.environment.user_namespace == "step" else None
+
+        def enter() -> None:
+            _enter_root(mounts.root)
+            if namespace:
+                namespace.enter()
+
+        def attend(child: int) -> None:
+            if namespace:
+                namespace.attend(child, watch)
+
+        return command.run(spec, ids, streams, watch, enter=enter, attend=attend, kill=lambda pid: os.kill(pid, signal.SIGKILL))
     finally:
         mounts.remove()
 

@@ -13,14 +13,25 @@ from .conftest import Corpus, Zygote
 CASES = Path(__file__).resolve().parent / "cases"
 DEFAULT_CAPABILITIES = ("chown,dac_override,fowner,fsetid,kill,setgid,setuid,setpcap,net_bind_service,net_raw,sys_chroot,"
                         "mknod,audit_write,setfcap")  # fmt: skip
+
 MODES: dict[str, list[str]] = {
     "userns-overlay": [],
     "userns-walk": [],
+    "userns-overlay-unprivileged": ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all", "--"],
+    "userns-walk-unprivileged": ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all", "--"],
     "chroot-walk": ["setpriv", f"--bounding-set=-all,+{DEFAULT_CAPABILITIES.replace(',', ',+')}", "--inh-caps=-all", "--"],
 }
+"""What the builder is run by. Root gives each step a user namespace of its own; without CAP_SYS_ADMIN (`unprivileged`) it builds in
+one, as ordinary users do."""
+
 _COPIES = "nothing can be mounted, so a read-only mount is a copy, which root may write to; what it writes is dropped"
 _NETWORK = "the step looks into /proc, which cannot be mounted; the network is kept from it by a filter on sockets"
+_NODES = "the kernel refuses to make devices in a user namespace, and nobody with the right to is outside of it"
 IMPOSSIBLE: dict[tuple[str, str], str] = {
+    ("userns-overlay-unprivileged", "copy-from-nodes"): _NODES,
+    ("userns-overlay-unprivileged", "run-special-nodes"): _NODES,
+    ("userns-walk-unprivileged", "copy-from-nodes"): _NODES,
+    ("userns-walk-unprivileged", "run-special-nodes"): _NODES,
     ("chroot-walk", "error-mount-readonly"): _COPIES,
     ("chroot-walk", "mount-cache-readonly"): _COPIES,
     ("chroot-walk", "run-network-none"): _NETWORK,
@@ -46,7 +57,7 @@ def zygotes() -> Iterator[Callable[[str], Zygote]]:
 @pytest.mark.parametrize("name", sorted(p.name for p in CASES.iterdir()))
 def test_the_image_is_buildkits(name: str, mode: str, corpus: Corpus, scratch: Path,
                                  zygotes: Callable[[str], Zygote]) -> None:  # fmt: skip
-    isolation, _, snapshots = mode.partition("-")
+    isolation, snapshots, *_ = mode.split("-")
     state = scratch / "state" / f"{mode}-{name}"
     flags = [f"--isolation={isolation}", f"--snapshots={snapshots}"]
     try:
