@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
+from perf.daemon import Daemon, unmount_below
+
 
 @dataclass(frozen=True, slots=True)
 class Build:
@@ -37,10 +39,19 @@ class Builder(ABC):
         """What it is run with."""
         return {**os.environ, "HOME": str(self.state)}
 
+    def daemons(self) -> tuple[int, ...]:
+        """Processes that work for the command without being its children."""
+        return ()
+
     def forget(self) -> None:
-        """Makes the builder know nothing, as on a new machine."""
-        subprocess.run(["rm", "-rf", "--one-file-system", str(self.state)], check=True)
+        """Makes the builder know nothing, as on a new machine. Its daemon, if it has one, runs when this returns."""
+        self.close()
         self.state.mkdir(parents=True)
+
+    def close(self) -> None:
+        """Ends what runs, and removes the state."""
+        unmount_below(self.state)
+        subprocess.run(["rm", "-rf", "--one-file-system", str(self.state)], check=True)
 
     def version(self) -> str:
         """What it calls itself."""
@@ -79,31 +90,89 @@ class Buildah(Builder):
         return ["sh", "-ec", f"buildah {store} build --isolation chroot --layers --tls-verify=false {cache} -t {build.target} "
                              f"{build.context}\nexec buildah {store} push --tls-verify=false {build.target}"]
 
-    def forget(self) -> None:
-        subprocess.run(["umount", f"{self.state}/root/overlay"], stderr=subprocess.DEVNULL, check=False)
-        super().forget()
-
     def version(self) -> str:
         return subprocess.run(["buildah", "--version"], capture_output=True, text=True).stdout.split()[2]
 
 
+class Docker(Builder):
+    """docker's BuildKit, in a dockerd of our own that uses the host's network. The cache is the inline one, which the image has
+    with it: the only one that dockerd brings without buildx."""
+
+    name = "docker"
+
+    def __init__(self, state: Path, client: str) -> None:
+        super().__init__(state)
+        self._client, self._daemon = client, Daemon("dockerd")
+
+    def command(self, build: Build) -> list[str]:
+        docker = f"{self._client} -H unix://{self.state}/docker.sock"
+        cache = f"--build-arg BUILDKIT_INLINE_CACHE=1 --cache-from {build.cache}" if build.cache else ""
+        share = f"\n{docker} tag {build.target} {build.cache}\n{docker} push --quiet {build.cache}" if build.cache else ""
+        return ["sh", "-ec", f"{docker} build --network host --progress plain {cache} -t {build.target} {build.context}\n"
+                             f"{docker} push --quiet {build.target}{share}"]
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "DOCKER_BUILDKIT": "1"}
+
+    def daemons(self) -> tuple[int, ...]:
+        return self._daemon.pids
+
+    def forget(self) -> None:
+        super().forget()
+        socket = f"unix://{self.state}/docker.sock"
+        self._daemon.start(
+            ["dockerd", "--data-root", f"{self.state}/data", "--exec-root", f"{self.state}/exec", "--pidfile", f"{self.state}/pid",
+             "-H", socket, "--iptables=false", "--ip6tables=false", "--bridge=none", "--log-level=error"],
+            self.state / "dockerd.log",
+            lambda: not subprocess.run([self._client, "-H", socket, "version"], capture_output=True).returncode,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self._daemon.stop()
+        super().close()
+
+    def version(self) -> str:
+        return subprocess.run(["dockerd", "--version"], capture_output=True, text=True).stdout.split()[2].rstrip(",")
+
+
 class BuildKit(Builder):
-    """buildctl with a buildkitd that is running."""
+    """buildctl, with a buildkitd of our own."""
 
     name = "buildkit"
+
+    def __init__(self, state: Path) -> None:
+        super().__init__(state)
+        self._daemon = Daemon("buildkitd")
+
+    @property
+    def _address(self) -> str:
+        return f"unix://{self.state}/buildkitd.sock"
 
     def command(self, build: Build) -> list[str]:
         output = f"type=image,name={build.target},push=true,registry.insecure=true"
         cache = [f"--export-cache=type=registry,ref={build.cache},mode=max,registry.insecure=true",
                  f"--import-cache=type=registry,ref={build.cache},registry.insecure=true"] if build.cache else []
-        return ["buildctl", "build", "--frontend=dockerfile.v0", f"--local=context={build.context}",
+        return ["buildctl", "--addr", self._address, "build", "--frontend=dockerfile.v0", f"--local=context={build.context}",
                 f"--local=dockerfile={build.context}", f"--output={output}", *cache]
 
-    def environment(self) -> dict[str, str]:
-        return dict(os.environ)
+    def daemons(self) -> tuple[int, ...]:
+        return self._daemon.pids
 
     def forget(self) -> None:
-        subprocess.run(["buildctl", "prune", "--all"], stdout=subprocess.DEVNULL, check=True)
+        super().forget()
+        self._daemon.start(
+            ["buildkitd", "--addr", self._address, "--root", f"{self.state}/root", "--oci-worker=true", "--containerd-worker=false",
+             "--oci-worker-net=host"],
+            self.state / "buildkitd.log",
+            lambda: not subprocess.run(["buildctl", "--addr", self._address, "debug", "workers"], capture_output=True).returncode,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self._daemon.stop()
+        super().close()
+
+    def version(self) -> str:
+        return subprocess.run(["buildkitd", "--version"], capture_output=True, text=True).stdout.split()[2]
 
 
 class Kaniko(Builder):
@@ -123,16 +192,48 @@ class Kaniko(Builder):
         super().forget()
         for name in ("kaniko", "workspace", "proc", "etc", "tmp"):
             (self.state / "fs" / name).mkdir(parents=True)
-        shutil.copy(str(shutil.which("kaniko-executor")), self.state / "fs/kaniko/executor")
+        shutil.copy(_kaniko(), self.state / "fs/kaniko/executor")
 
 
-def found(state: Path) -> list[Builder]:
-    """This engine and the peers that are here."""
+def found(state: Path) -> tuple[list[Builder], dict[str, str]]:
+    """This engine and the peers that are here; and of those that are not what they need."""
     builders: list[Builder] = [Aniko(state)]
+    missing = {}
     if shutil.which("buildah"):
         builders.append(Buildah(state))
-    if shutil.which("buildctl") and not subprocess.run(["buildctl", "debug", "workers"], capture_output=True).returncode:
+    else:
+        missing["buildah"] = "buildah"
+    client = _docker_client()
+    if client and shutil.which("dockerd") and os.geteuid() == 0:
+        builders.append(Docker(state, client))
+    else:
+        missing["docker"] = "root, dockerd, and a docker that has buildx or is older than 23"
+    if shutil.which("buildctl") and shutil.which("buildkitd") and os.geteuid() == 0:
         builders.append(BuildKit(state))
-    if shutil.which("kaniko-executor"):
+    else:
+        missing["buildkit"] = "root, buildctl and buildkitd"
+    if _kaniko() and os.geteuid() == 0:
         builders.append(Kaniko(state))
-    return builders
+    else:
+        missing["kaniko"] = "root and kaniko's executor, as kaniko-executor in the path or as /kaniko/executor"
+    return builders, missing
+
+
+def _kaniko() -> str:
+    """Where kaniko's executor is: in the path, or as in kaniko's image; or nothing."""
+    return shutil.which("kaniko-executor") or shutil.which("/kaniko/executor") or ""
+
+
+def _docker_client() -> str:
+    """The first docker in the path that builds with BuildKit, or nothing. Since 23 it needs the plugin buildx for that."""
+    for directory in os.get_exec_path():
+        client = shutil.which("docker", path=directory)
+        if not client:
+            continue
+        said = subprocess.run([client, "--version"], capture_output=True, text=True).stdout
+        major = said.removeprefix("Docker version ").partition(".")[0]  # Docker version 20.10.24+dfsg1, build …
+        if major.isdecimal() and int(major) < 23:
+            return client
+        if not subprocess.run([client, "buildx", "version"], capture_output=True).returncode:
+            return client
+    return ""

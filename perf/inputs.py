@@ -47,19 +47,25 @@ def make(directory: Path, scale: float = 1.0) -> Inputs:
     """Makes what is not there yet. `scale` is for trying the harness: 0.05 makes a twentieth of the files and bytes."""
     directory = directory / f"inputs-{VERSION}-{scale}"
     directory.mkdir(parents=True, exist_ok=True)
-    pool = _Pool()
+    pool = Pool()
     layers = [("os", lambda: _os_layer(pool, round(8_700 * scale), round(110_000_000 * scale))),
               ("tools", lambda: _layer(pool, "usr/lib/tools", round(4_000 * scale), round(90_000_000 * scale), 2)),
               ("data", lambda: _layer(pool, "opt/tree", round(40_000 * scale), round(250_000_000 * scale), 3)),
               ("app", lambda: _layer(pool, "srv/app", round(2_300 * scale), round(20_000_000 * scale), 4))]  # fmt: skip
     blobs = tuple(_blob(directory / f"{name}.tar.gz", build) for name, build in layers)
     inputs = Inputs(directory, blobs[:1], blobs)
-    _once(inputs.tree, lambda to: _write_tree(pool, to, round(40_000 * scale), round(600_000_000 * scale)))
-    _once(inputs.file, lambda to: _write_file(pool, to, round((1 << 30) * scale)))
+    _once(inputs.tree, lambda to: make_tree(pool, to, round(40_000 * scale), round(600_000_000 * scale)))
+    _once(inputs.file, lambda to: make_file(pool, to, round((1 << 30) * scale)))
     return inputs
 
 
-class _Pool:
+def make_tiny(directory: Path) -> tuple[tuple[Path, str], ...]:
+    """The layer of a base that has busybox and nothing else, for works whose base is not to be seen in what they take."""
+    directory.mkdir(parents=True, exist_ok=True)
+    return (_blob(directory / f"tiny-{VERSION}.tar.gz", lambda: _os_layer(Pool(), 0, 0)),)
+
+
+class Pool:
     """Slices of pseudo-random but compressible bytes; made when first needed."""
 
     def __init__(self) -> None:
@@ -96,6 +102,8 @@ def _compressible(chance: random.Random, size: int) -> bytes:
 
 def _sizes(count: int, total: int, seed: int) -> list[int]:
     """File sizes as they are: many small ones, a few large."""
+    if not count:
+        return []
     chance = random.Random(seed)
     raw = [chance.lognormvariate(0, 1.6) for _ in range(count)]
     scale = total / sum(raw)
@@ -107,7 +115,7 @@ def _names(top: str, count: int) -> Iterator[str]:
         yield f"{top}/pkg{i // 60:03d}/{('lib', 'src', 'dist', 'src/inner')[i // 15 % 4]}/module{i % 60:02d}.js"
 
 
-def _content(pool: _Pool, number: int, size: int) -> bytes:
+def _content(pool: Pool, number: int, size: int) -> bytes:
     return b"".join(pool.slice(number * 64 + part, min(1 << 20, size - at)) for part, at in enumerate(range(0, size, 1 << 20)))
 
 
@@ -147,7 +155,7 @@ class _Tar:
         return self._out.getvalue()
 
 
-def _os_layer(pool: _Pool, count: int, total: int) -> bytes:
+def _os_layer(pool: Pool, count: int, total: int) -> bytes:
     """A root filesystem with busybox's programs, and as many files as a Debian has."""
     busybox = shutil.which("busybox")
     if not busybox:
@@ -162,14 +170,14 @@ def _os_layer(pool: _Pool, count: int, total: int) -> bytes:
             tar.add(f"bin/{applet}", link="busybox")
     tar.add("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n", mode=0o644)
     tar.add("etc/group", b"root:x:0:\n", mode=0o644)
-    return _fill(tar, pool, "usr/share/os", count - 400, total, 1)
+    return _fill(tar, pool, "usr/share/os", max(0, count - 400), total, 1)
 
 
-def _layer(pool: _Pool, top: str, count: int, total: int, seed: int) -> bytes:
+def _layer(pool: Pool, top: str, count: int, total: int, seed: int) -> bytes:
     return _fill(_Tar(), pool, top, count, total, seed)
 
 
-def _fill(tar: _Tar, pool: _Pool, top: str, count: int, total: int, seed: int) -> bytes:
+def _fill(tar: _Tar, pool: Pool, top: str, count: int, total: int, seed: int) -> bytes:
     for i, (name, size) in enumerate(zip(_names(top, count), _sizes(count, total, seed), strict=False)):
         tar.add(name, _content(pool, seed * 1_000_000 + i, size), mode=0o644)
     return tar.finish()
@@ -183,14 +191,16 @@ def _once(path: Path, write: Callable[[Path], None]) -> None:
         os.rename(draft, path)
 
 
-def _write_tree(pool: _Pool, top: Path, count: int, total: int) -> None:
+def make_tree(pool: Pool, top: Path, count: int, total: int) -> None:
+    """Writes `count` files, of `total` bytes together, in directories below `top`."""
     for i, (name, size) in enumerate(zip(_names(str(top), count), _sizes(count, total, 5), strict=False)):
         path = Path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(_content(pool, 5_000_000 + i, size))
 
 
-def _write_file(pool: _Pool, path: Path, size: int) -> None:
+def make_file(pool: Pool, path: Path, size: int) -> None:
+    """Writes one file of `size` bytes."""
     with open(path, "wb") as file:
         for n, at in enumerate(range(0, size, 1 << 20)):
             file.write(pool.slice(9_000_000 + n, min(1 << 20, size - at)))

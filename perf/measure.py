@@ -32,23 +32,45 @@ class Failed(Exception):
     """A command ended with an error; the text is the end of what it said."""
 
 
-def run(argv: Sequence[str], env: Mapping[str, str], *, memory: bool = False, log: Path) -> Taken:
-    """Runs a command to its end. With `memory` its processes' PSS is summed up 20 times a second, and the peak is kept: PSS counts
-    shared pages once, where RSS would count the pages of a forked process again for each fork. Raises `Failed`."""
+def run(argv: Sequence[str], env: Mapping[str, str], *, memory: bool = False, log: Path, daemons: Sequence[int] = (),
+        limit: float | None = None) -> Taken:  # fmt: skip
+    """Runs a command to its end, or for `limit` seconds. With `memory` its processes' PSS is summed up 20 times a second, and the
+    peak is kept: PSS counts shared pages once, where RSS would count the pages of a forked process again for each fork. What
+    `daemons` (ids of processes) and their children do and hold counts too. Raises `Failed`, also when the limit is reached."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # who leaves its parent is still ours to count and to reap
-    load, moved = os.getloadavg()[0], _loopback()
+    load, moved, busy = os.getloadavg()[0], _loopback(), _busy(daemons)
     began = time.perf_counter()
     with open(log, "wb") as out:
         process = subprocess.Popen(argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
-    watch = _Watch(process.pid) if memory else None
-    _, status, usage = os.wait4(process.pid, 0)
+    watch = _Watch([process.pid, *daemons]) if memory else None
+    timer = threading.Timer(limit, os.killpg, (process.pid, signal.SIGKILL)) if limit is not None else None
+    if timer:
+        timer.start()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     seconds = time.perf_counter() - began
+    if timer:
+        timer.cancel()
+        timer.join()  # before the process is reaped, so that its group is still its own when the timer comes late
+    _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     peak = watch.stop() if watch else 0
     _reap()
     if process.returncode:
+        if limit is not None and seconds >= limit:
+            raise Failed(f"stopped after {seconds:.0f} s, which was the limit")
         raise Failed(f"{' '.join(argv)}: exit code {process.returncode}: {log.read_text(errors='replace')[-800:]}")
-    return Taken(seconds, usage.ru_utime + usage.ru_stime, peak, _loopback() - moved, load)
+    return Taken(seconds, usage.ru_utime + usage.ru_stime + _busy(daemons) - busy, peak, _loopback() - moved, load)
+
+
+def _busy(roots: Sequence[int]) -> float:
+    """Seconds of processor time that these processes, their children, and what they have reaped have used."""
+    ticks = 0
+    for pid in {pid for root in roots for pid in _family(root)}:
+        try:
+            ticks += sum(int(field) for field in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15])
+        except OSError:
+            continue
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _loopback() -> int:
@@ -60,14 +82,11 @@ def _loopback() -> int:
 
 
 def _reap() -> None:
-    """Ends what a builder has left running, so that it does not disturb the next run."""
-    for pid in _family(os.getpid()) - {os.getpid()}:
-        if _is_adopted(pid):
+    """Ends what a builder has left running, so that it does not disturb the next run, and what becomes ours by that."""
+    while left := [pid for pid in _family(os.getpid()) if pid != os.getpid() and _is_adopted(pid)]:
+        for pid in left:
             os.kill(pid, signal.SIGKILL)
-            try:
-                os.waitpid(pid, 0)
-            except ChildProcessError:
-                continue
+            os.waitpid(pid, 0)
 
 
 _OWN: set[int] = set()
@@ -75,8 +94,13 @@ _OWN: set[int] = set()
 
 
 def own(pid: int) -> None:
-    """Notes a process that is not part of what is measured."""
+    """Notes a process that is not part of what is measured, or is for its own reasons (`daemons`)."""
     _OWN.add(pid)
+
+
+def disown(pid: int) -> None:
+    """Forgets a process that has ended."""
+    _OWN.discard(pid)
 
 
 def _is_adopted(pid: int) -> bool:
@@ -91,6 +115,7 @@ def _parent(pid: int) -> int:
 
 
 def _family(root: int) -> set[int]:
+    """A process and all below it, without those that the harness has started for itself."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -105,14 +130,15 @@ def _family(root: int) -> set[int]:
 
 
 class _Watch:
-    def __init__(self, root: int) -> None:
-        self._root, self._peak, self._ended = root, 0, threading.Event()
+    def __init__(self, roots: Sequence[int]) -> None:
+        self._roots, self._peak, self._ended = roots, 0, threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
     def _look(self) -> None:
         while not self._ended.wait(0.05):
-            self._peak = max(self._peak, sum(_pss(pid) for pid in _family(self._root)))
+            pids = {pid for root in self._roots for pid in _family(root)}
+            self._peak = max(self._peak, sum(_pss(pid) for pid in pids))
 
     def stop(self) -> int:
         self._ended.set()

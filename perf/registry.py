@@ -50,6 +50,7 @@ def serving(directory: Path, kind: str = "auto") -> Iterator[tuple[str, str]]:
     finally:
         process.terminate()
         process.wait()
+        measure.disown(process.pid)
         shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -21,7 +21,7 @@ _MODES = {"cold": "everything cold", "repeated": "nothing changed, same machine"
 def write(directory: Path, name: str, about: dict[str, Any], runs: Sequence[Run], works: Sequence[Work]) -> None:
     """Writes NAME.json, NAME.md and NAME.svg."""
     directory.mkdir(parents=True, exist_ok=True)
-    about = {"when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": _machine(), **about}
+    about = {"when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": machine(), **about}
     raw = {"about": about, "runs": [run.fields() for run in runs]}
     (directory / f"{name}.json").write_text(json.dumps(raw, indent=1) + "\n")
     builders = list(dict.fromkeys(run.builder for run in runs))
@@ -29,7 +29,8 @@ def write(directory: Path, name: str, about: dict[str, Any], runs: Sequence[Run]
     (directory / f"{name}.svg").write_text(picture("Seconds, median", list(_bars(runs, works, builders)), builders))
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
     model = next((line.partition(": ")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                   if line.startswith("model name")), platform.machine())  # fmt: skip
     return {"cores": len(os.sched_getaffinity(0)), "cpu": model, "kernel": platform.release(), "python": platform.python_version()}

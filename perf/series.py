@@ -49,7 +49,10 @@ def run(chosen: Sequence[Work], builders: Sequence[Builder], contexts: dict[str,
     for work in chosen:
         for number in range(plan.runs + 1):
             for builder in builders:
-                out += _round(work, builder, contexts[work.name], plan, place, number)
+                try:
+                    out += _round(work, builder, contexts[work.name], plan, place, number)
+                finally:
+                    builder.close()
     return out
 
 
@@ -81,14 +84,15 @@ def _round(work: Work, builder: Builder, context: Path, plan: Plan, place: Path,
 
 def _quiet(builder: Builder, build: Build, place: Path) -> None:
     try:
-        measure.run(builder.command(build), builder.environment(), log=place / f"{builder.name}.log")
+        measure.run(builder.command(build), builder.environment(), log=place / f"{builder.name}.log", daemons=builder.daemons())
     except measure.Failed as error:
         print(error, file=sys.stderr)
 
 
 def _run(work: Work, builder: Builder, mode: str, build: Build, place: Path, number: int, memory: bool) -> Run:
     try:
-        taken = measure.run(builder.command(build), builder.environment(), memory=memory, log=place / f"{builder.name}.log")
+        taken = measure.run(builder.command(build), builder.environment(), memory=memory, log=place / f"{builder.name}.log",
+                            daemons=builder.daemons())  # fmt: skip
     except measure.Failed as error:
         return Run(work.name, builder.name, mode, number, None, error=str(error))
     return Run(work.name, builder.name, mode, number, taken, _made(build, work))
