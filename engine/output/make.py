@@ -15,6 +15,7 @@ from engine.layer.index import Index
 from engine.output.base import Output
 from engine.output.blobs import Fetch, Progress
 from engine.output.place import Place
+from engine.plan.scope import is_indexed
 from engine.registry.base import Registry
 from engine.request import BuildRequest, OutputRequest
 
@@ -76,7 +77,7 @@ def _make(output: OutputRequest, request: BuildRequest, mechanisms: Mechanisms, 
         from engine.output.registry import RegistryOutput
 
         return RegistryOutput(mechanisms.registry, mechanisms.content, _fetch(mechanisms.blobs), progress, request.tags)
-    if output.kind == "docker" and len(set(request.platforms)) > 1:
+    if output.kind == "docker" and is_indexed(request.build_args, len(set(request.platforms))):
         raise UsageError("docker exporter does not currently support exporting manifest lists",
                          hint="write several platforms with type=oci, or push them")
     return _make_file(output, _place(output, stdout), mechanisms, progress)

@@ -1,5 +1,5 @@
-"""The root filesystem alone: as a tar, or as a directory for whoever runs the build. Of several platforms each has a directory
-of its own, `linux_amd64`, as with BuildKit."""
+"""The root filesystem alone: as a tar, or as a directory for whoever runs the build. Of an index each image has a directory of its
+own, `linux_amd64`, as with BuildKit."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ async def _flats(built: Built, content: ContentStore, fetch: Fetch, index: Index
     for image in built.images:
         indexes = [(layer, await index(layer)) for layer in image.layers]
         flat = await to_thread.run_sync(flatten, indexes)
-        flats.append(flat if len(built.images) == 1 else flat.below(str(image.platform).replace("/", "_").encode()))
+        flats.append(flat if built.index is None else flat.below(str(image.platform).replace("/", "_").encode()))
     needed = {part.layer.blob.digest for flat in flats for part in flat.parts}
     await fetch_missing(tuple(b for b in layers_of(built, content) if b.descriptor.digest in needed), content, fetch)
     return flats

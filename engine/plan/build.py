@@ -86,8 +86,9 @@ class _Planner:
         self.images: dict[ImageKey, ImageSource] = {}
         self.stages: dict[int, Stage] = {}
         known = {**graph.predefined, **graph.global_args}
-        hostname = inputs.build_args.get("BUILDKIT_SANDBOX_HOSTNAME", "buildkitsandbox")
-        self.lowering = LowerInputs(inputs.build_args, known, self.find, inputs.network, inputs.no_cache, hostname)
+        hostname = inputs.build_args.get("BUILDKIT_SANDBOX_HOSTNAME") or "buildkitsandbox"
+        namespace = inputs.build_args.get("BUILDKIT_CACHE_MOUNT_NS", "")
+        self.lowering = LowerInputs(inputs.build_args, known, self.find, inputs.network, inputs.no_cache, hostname, namespace)
 
     def image(self, reference: Reference, platform: Platform, name: str) -> StateId:
         """The state an image gives."""

@@ -57,6 +57,8 @@ class LowerInputs:
     network: str = "default"
     no_cache: bool = False
     hostname: str = "buildkitsandbox"
+    cache_namespace: str = ""
+    """What the ids of cache mounts begin with, to keep them apart from others of the same name."""
 
 
 def lower(stage: Stage, instructions: tuple[Instruction, ...], inputs: LowerInputs, text: str) -> None:
@@ -136,6 +138,8 @@ def _mount(stage: Stage, text: str, inputs: LowerInputs) -> MountInput:
     target = getattr(spec, "target", "")
     if target and not target.startswith("/"):
         spec = replace(spec, target=posixpath.normpath(posixpath.join("/", base, target)))
+    if isinstance(spec, CacheSpec) and inputs.cache_namespace:
+        spec = replace(spec, id=f"{inputs.cache_namespace}/{spec.id}")
     if isinstance(spec, BindSpec):
         return MountInput(spec, inputs.find(spec.from_, stage.index) if spec.from_ else Source(None, ""))
     if isinstance(spec, CacheSpec) and spec.from_:

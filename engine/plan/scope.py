@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from engine.errors import UsageError
 from engine.image.platform import Platform
 
 PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+_BOOLEANS = (dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True)
+             | dict.fromkeys(("", "0", "f", "F", "false", "FALSE", "False"), False))  # fmt: skip
+"""What Go reads as booleans, and nothing."""
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -28,3 +32,15 @@ def proxy_args(build_args: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 def is_proxy(name: str) -> bool:
     """Whether a build argument is one of the predefined proxy variables."""
     return name.lower() in PROXIES
+
+
+def is_indexed(build_args: Mapping[str, str], platforms: int) -> bool:
+    """Whether the result is an image index: when there are several platforms, or the build argument BUILDKIT_MULTI_PLATFORM says
+    so. Raises `UsageError` when that is no boolean, or contradicts."""
+    text = build_args.get("BUILDKIT_MULTI_PLATFORM", "")
+    if text not in _BOOLEANS:
+        raise UsageError(f"invalid boolean value for multi-platform: {text}", hint="BUILDKIT_MULTI_PLATFORM is true or false")
+    if text and not _BOOLEANS[text] and platforms > 1:
+        raise UsageError("conflicting config: returning multiple target platforms is not allowed",
+                         hint="build for one --platform, or leave BUILDKIT_MULTI_PLATFORM out")
+    return _BOOLEANS[text] or platforms > 1

@@ -21,6 +21,7 @@ from engine.output.base import Built, BuiltImage, Output
 from engine.plan.base import Plan
 from engine.plan.bases import BaseFacts
 from engine.plan.build import ImageKey, PlanInputs, images_wanted, make_plan
+from engine.plan.scope import is_indexed
 from engine.plan.stages import GraphInputs, StageGraph, StageNode, build_graph
 from engine.progress.reporter import Reporter
 from engine.request import BuildRequest, BuildResult
@@ -49,6 +50,7 @@ async def build(job: Job, request: BuildRequest, outputs: Sequence[Output]) -> B
         job.report.warn("rewrite-timestamp is asked for, but there is no SOURCE_DATE_EPOCH: times stay as they are")
     host = host_platform()
     targets = request.platforms or (host,)
+    indexed = is_indexed(request.build_args, len(targets))
     facts = BaseFacts()
     plans: list[Plan] = []
     try:
@@ -66,7 +68,7 @@ async def build(job: Job, request: BuildRequest, outputs: Sequence[Output]) -> B
             near = {tag.registry for tag in request.tags}
             sender = Sender(() if job.cache.is_given(near) else outputs, background)
             images, counts = await _images(job, request, plans, dockerfile.text, sender)
-            built = bundle(images, request.tags, indexed=len(plans) > 1, annotations=request.annotations)
+            built = bundle(images, request.tags, indexed=indexed, annotations=request.annotations)
             await _write(job, built, outputs)
             background.cancel_scope.cancel()
     except BaseExceptionGroup as group:
