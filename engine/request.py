@@ -62,6 +62,7 @@ class BuildRequest:
 
     `dockerfile` is a path (relative to the current directory, as with docker; default `Dockerfile` in the context), or None;
     `dockerfile_text` overrides it with a text. `build_args` with a None value were named but have no value.
+    A reference among `tags` whose own `tag` is None is pushed by digest, without a tag.
     """
 
     context: str = "."
@@ -82,6 +83,10 @@ class BuildRequest:
     outputs: tuple[OutputRequest, ...] = ()
     compression: Compression = "gzip"
     compression_level: int | None = None
+    force_compression: bool = False
+    """Compress layers that exist in another compression anew, those of the base too."""
+    docker_types: bool = False
+    """Give the image docker's media types instead of OCI's. They know neither zstd nor annotations."""
     source_date_epoch: int | None = None
     rewrite_timestamp: bool = False
     cache_from: tuple[CacheLocation, ...] = ()

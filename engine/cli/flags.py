@@ -19,6 +19,16 @@ MAX_SECRET_SIZE = 500 * 1024
 """Bytes; BuildKit's limit."""
 _BOOLEANS = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 _OUTPUT_KINDS = ("registry", "oci", "docker", "tar", "local", "image")
+_IMAGE_KEYS = ("compression", "compression-level", "force-compression", "oci-mediatypes", "rewrite-timestamp")
+_FILE_KEYS = ("rewrite-timestamp",)
+"""What of these also concerns the files alone."""
+_PUSH_KEYS = ("push-by-digest", "name-canonical")
+_STORE_KEYS = {
+    "unpack": "there is no image store to unpack into", "store": "there is no image store: push the image, or write it to a file",
+    "dangling-name-prefix": "there is no image store: name the image with name= or -t",
+    "registry.insecure": "use --insecure-registry HOST", "oci-artifact": "no attestations are made",
+}  # fmt: skip
+"""What buildx can say of images, and has no meaning here: true is an error."""
 _ANNOTATION_TYPE = re.compile(r"([a-z,-]+)(\[[A-Za-z0-9_/,-]+\])?:(.*)", re.DOTALL)
 
 
@@ -29,7 +39,9 @@ class OutputFlags:
     outputs: tuple[OutputRequest, ...] = ()
     names: tuple[str, ...] = ()
     image: Mapping[str, str] = field(default_factory=dict)
-    """`compression`, `compression-level`, `rewrite-timestamp` and `annotation.KEY`."""
+    """The keys of `_IMAGE_KEYS`, and `annotation.KEY`."""
+    by_digest: bool = False
+    """Whether the names are pushed to without a tag."""
 
 
 def pairs(values: Sequence[str], flag: str) -> dict[str, str]:
@@ -137,11 +149,13 @@ def outputs(values: Sequence[str], *, push: bool) -> OutputFlags:
     found: list[OutputRequest] = []
     names: list[str] = []
     image: dict[str, str] = {}
+    by_digest = False
     for value in [*values, *(["type=registry"] if push else [])]:
         output, known = _output(value)
         if output and output not in found:
             found.append(output)
         names += [name for name in known.pop("name", "").split(",") if name]
+        by_digest |= known.pop("push-by-digest", "") == "true"
         for key, text in known.items():
             if image.setdefault(key, text) != text:
                 raise UsageError(f"outputs of one build cannot differ in {key}: {image[key]} and {text}")
@@ -149,20 +163,21 @@ def outputs(values: Sequence[str], *, push: bool) -> OutputFlags:
         raise UsageError("name= needs a build with one output", hint="name the image with -t")
     if sum(o.destination is None and o.kind != "registry" for o in found) > 1:
         raise UsageError("only one output can go to standard output", hint="give the others a dest=PATH")
-    return OutputFlags(tuple(found), tuple(names), image)
+    return OutputFlags(tuple(found), tuple(names), image, by_digest)
 
 
 def _output(value: str) -> tuple[OutputRequest | None, dict[str, str]]:
     if _csv(value, "--output") == [value] and not value.startswith("type="):
         known = {"type": "tar"} if value == "-" else {"type": "local", "dest": value}
     else:
-        known = fields(value, "--output", ("type", "dest", "tar", "push", "name", "compression", "compression-level",
-                                           "rewrite-timestamp"), prefix="annotation.")
+        keys = ("type", "dest", "tar", "push", "name", *_IMAGE_KEYS, *_PUSH_KEYS, *_STORE_KEYS)
+        known = fields(value, "--output", keys, prefix="annotation.")
     kind, dest = known.pop("type", ""), known.pop("dest", "")
     archive, push = boolean(known.pop("tar", "true"), "tar"), boolean(known.pop("push", "false"), "push")
     if kind not in _OUTPUT_KINDS:
         hint = did_you_mean(kind, _OUTPUT_KINDS) or f"the types are {', '.join(_OUTPUT_KINDS)}"
         raise UsageError(f"unsupported output type {kind!r}" if kind else f"no type in --output {value!r}", hint=hint)
+    known = _image_keys(known, kind, push=push or kind == "registry")
     if kind in ("image", "registry"):
         if dest:
             raise UsageError(f"output type {kind} takes no dest", hint="name the image with -t")
@@ -176,6 +191,22 @@ def _output(value: str) -> tuple[OutputRequest | None, dict[str, str]]:
         raise UsageError(f"a destination is needed for {value!r}", hint=f"type={kind},dest=DIR")
     destination = None if to_stdout else Path(os.path.abspath(dest))
     return OutputRequest(kind, destination, archive), known  # type: ignore[arg-type]  # kind is checked above
+
+
+def _image_keys(known: Mapping[str, str], kind: str, *, push: bool) -> dict[str, str]:
+    """What an output says of the image, booleans as `true` or `false`; raises `UsageError` for what it cannot say."""
+    out = dict(known)
+    for key in {*_PUSH_KEYS, *_STORE_KEYS, "force-compression", "oci-mediatypes", "rewrite-timestamp"} & out.keys():
+        if key != "dangling-name-prefix":
+            out[key] = str(boolean(out[key], key)).lower()
+    for key in out:
+        if kind in ("tar", "local") and key not in _FILE_KEYS:
+            raise UsageError(f"output type {kind} takes no {key}", hint="it has the files alone, and no image; type=oci has both")
+        if key in _STORE_KEYS and out[key] != "false":
+            raise UsageError(f"{key}= is not supported in --output", hint=_STORE_KEYS[key])
+        if key == "push-by-digest" and not push and out[key] == "true":
+            raise UsageError(f"{key}= needs an image that is pushed", hint="type=registry, or type=image,push=true")
+    return {key: text for key, text in out.items() if key not in _STORE_KEYS and key != "name-canonical"}
 
 
 def boolean(text: str, key: str) -> bool:

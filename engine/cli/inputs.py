@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,7 +44,7 @@ def request(
     if not arguments.context:
         raise UsageError("the context is empty", hint="end the command with a directory: aniko build .")
     out = flags.outputs(arguments.output, push=arguments.push)
-    tags = _tags([*arguments.tag, *out.names])
+    tags = _tags([*arguments.tag, *out.names], by_digest=out.by_digest)
     if not tags and any(output.kind == "registry" for output in out.outputs):
         raise UsageError("a tag is needed to push", hint="name the image: -t REGISTRY/NAME:TAG")
     args = _build_args(arguments.build_arg, environ, config)
@@ -71,6 +72,8 @@ def request(
         outputs=out.outputs,
         compression=compression,
         compression_level=level,
+        force_compression=flags.boolean(out.image.get("force-compression", "false"), "force-compression"),
+        docker_types=not flags.boolean(out.image.get("oci-mediatypes", "true"), "oci-mediatypes"),
         source_date_epoch=_epoch(args),
         rewrite_timestamp=flags.boolean(out.image.get("rewrite-timestamp", "false"), "rewrite-timestamp"),
         cache_from=cache.sources,
@@ -81,9 +84,15 @@ def request(
     )
 
 
-def _tags(values: Sequence[str]) -> tuple[Reference, ...]:
+def _tags(values: Sequence[str], *, by_digest: bool) -> tuple[Reference, ...]:
+    """The names of the image; those that are pushed by digest have no tag, also not `latest`."""
     tags = tuple(dict.fromkeys(Reference.parse(value) for value in values))
     for tag in tags:
+    if by_digest:
+        for value in values:
+            if ":" in value.rpartition("/")[2]:
+                raise UsageError(f"can't push tagged ref {value} by digest", hint="name the repository alone")
+        tags = tuple(replace(tag, tag=None) for tag in tags)
         if tag.digest:
             raise UsageError(f"invalid tag {tag}: a name to build for cannot have a digest")
     return tags

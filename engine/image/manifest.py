@@ -13,6 +13,7 @@ from engine import codec
 from engine.errors import ContentError, PlatformError
 from engine.image.descriptor import (
     DOCKER_CONFIG,
+    DOCKER_LIST,
     DOCKER_MANIFEST,
     INDEX_TYPES,
     MANIFEST_TYPES,
@@ -131,12 +132,13 @@ def make_manifest(config: Descriptor, layers: Sequence[Descriptor], *, annotatio
     return Manifest(codec.encode(value), kind, config, tuple(layers), dict(annotations or {}), artifact_type, subject)
 
 
-def make_index(manifests: Sequence[Descriptor], *, annotations: Mapping[str, str] | None = None) -> Index:
-    """A new OCI index over some manifests."""
-    value: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [m.to_json() for m in manifests]}
+def make_index(manifests: Sequence[Descriptor], *, annotations: Mapping[str, str] | None = None, docker: bool = False) -> Index:
+    """A new index over some manifests: OCI's, or docker's manifest list."""
+    kind = DOCKER_LIST if docker else OCI_INDEX
+    value: dict[str, Any] = {"schemaVersion": 2, "mediaType": kind, "manifests": [m.to_json() for m in manifests]}
     if annotations:
         value["annotations"] = dict(sorted(annotations.items()))
-    return Index(codec.encode(value), OCI_INDEX, tuple(manifests), dict(annotations or {}))
+    return Index(codec.encode(value), kind, tuple(manifests), dict(annotations or {}))
 
 
 def config_type(*, docker: bool = False) -> str:

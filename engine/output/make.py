@@ -66,7 +66,14 @@ def make_outputs(request: BuildRequest, wired: Wired, *, progress: Progress | No
                  stdout: BinaryIO | None = None) -> list[Output]:
     """The outputs of a build; raises `UsageError` for those that it cannot have, before anything is built. `stdout` is what an
     output without a destination is written to, by default the process's standard output."""
+    _check_types(request)
     return [_make(output, request, wired.mechanisms, progress, stdout) for output in request.outputs]
+
+
+def _check_types(request: BuildRequest) -> None:
+    if request.docker_types and (request.annotations or request.compression == "zstd"):
+        what = "annotations" if request.annotations else "compression=zstd"
+        raise UsageError(f"docker's media types have no place for {what}", hint="leave oci-mediatypes=false out")
 
 
 def _make(output: OutputRequest, request: BuildRequest, mechanisms: Mechanisms, progress: Progress | None,

@@ -17,6 +17,7 @@ from engine.dockerfile.parser import parse
 from engine.errors import DockerfileError, EngineError, UsageError
 from engine.image.config import ImageConfig
 from engine.image.platform import Platform
+from engine.layer.base import Chain
 from engine.output.base import Built, BuiltImage, Output
 from engine.plan.base import Plan
 from engine.plan.bases import BaseFacts
@@ -68,7 +69,8 @@ async def build(job: Job, request: BuildRequest, outputs: Sequence[Output]) -> B
             near = {tag.registry for tag in request.tags}
             sender = Sender(() if job.cache.is_given(near) else outputs, background)
             images, counts = await _images(job, request, plans, dockerfile.text, sender)
-            built = bundle(images, request.tags, indexed=indexed, annotations=request.annotations)
+            built = bundle(images, request.tags, indexed=indexed, annotations=request.annotations,
+                           docker=request.docker_types)  # fmt: skip
             await _write(job, built, outputs)
             background.cancel_scope.cancel()
     except BaseExceptionGroup as group:
@@ -191,14 +193,28 @@ async def _image(job: Job, request: BuildRequest, plan: Plan, text: str, sender:
         work = PlanWork(plan, job, text, background, sender, prefix)
         states = await solve(plan, work)
         background.cancel_scope.cancel()
-    chain = states[plan.result].chain
+    chain = await _compressed(job, request, states[plan.result].chain)
     near = {tag.registry for tag in request.tags}
     await job.cache.settle(near)
     origins = {layer.blob.digest: o for layer in chain if (o := job.mechanisms.blobs.origin(layer.blob.digest, near))}
     cache = await work.made(states) if request.cache_inline else None
     image = assemble(plan, states, origins=origins, annotations=request.annotations, epoch=job.epoch,
-                     base_created=plan.config.created, cache=cache)  # fmt: skip
+                     base_created=plan.config.created, cache=cache, chain=chain, docker=request.docker_types)  # fmt: skip
     return image, Counts(work.cached, work.ran)
+
+
+async def _compressed(job: Job, request: BuildRequest, chain: Chain) -> Chain:
+    """The layers of an image in the compression that is asked for, if all of them are to have it."""
+    if not request.force_compression:
+        return chain
+    from engine.output.recompress import Recompressor
+
+    mechanisms = job.mechanisms
+    recompressor = Recompressor(mechanisms.content, mechanisms.blobs, mechanisms.workers, mechanisms.cache, mechanisms.clock,
+                                request.compression, request.compression_level)  # fmt: skip
+    chain = await recompressor.chain(chain)
+    await job.cache.protect(chain)
+    return chain
 
 
 async def _write(job: Job, built: Built, outputs: Sequence[Output]) -> None:

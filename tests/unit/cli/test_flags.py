@@ -154,6 +154,14 @@ def test_what_an_output_says_of_the_image() -> None:
     assert out.image == {"compression": "zstd", "compression-level": "3", "annotation.Org.x": "y"}
 
 
+def test_booleans_of_an_output_are_read_as_such() -> None:
+    value = "type=image,push=1,oci-mediatypes=F,force-compression=T,rewrite-timestamp=1,push-by-digest=t,name=a,name-canonical=1,store=0"
+    out = flags.outputs([value], push=False)
+    assert (out.outputs, out.names, out.by_digest) == ((OutputRequest("registry"),), ("a",), True)
+    assert out.image == {"oci-mediatypes": "false", "force-compression": "true", "rewrite-timestamp": "true"}
+    assert flags.outputs(["type=tar,dest=/o,rewrite-timestamp=true"], push=False).image == {"rewrite-timestamp": "true"}
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [
@@ -170,7 +178,20 @@ def test_what_an_output_says_of_the_image() -> None:
         (["type=registry,name=a", "/o"], "needs a build with one output"),
         (["type=oci,dest=/a,compression=gzip", "type=oci,dest=/b,compression=zstd"], "cannot differ in compression"),
         ([""], "invalid --output"),
-        (["type=oci,oci-mediatypes=false"], "unexpected key 'oci-mediatypes'"),
+        (["type=oci,oci-mediatype=false"], "unexpected key 'oci-mediatype'"),
+        (["type=oci,oci-mediatypes=maybe"], "invalid value 'maybe' for oci-mediatypes"),
+        (["type=oci,force-compression=x"], "invalid value 'x' for force-compression"),
+        (["type=oci,dest=/a,oci-mediatypes=0", "type=oci,dest=/b,oci-mediatypes=1"], "cannot differ in oci-mediatypes"),
+        (["type=tar,dest=/o,compression=zstd"], "type tar takes no compression"),
+        (["type=tar,dest=/o,oci-mediatypes=true"], "type tar takes no oci-mediatypes"),
+        (["type=local,dest=/o,annotation.a=b"], "type local takes no annotation.a"),
+        (["type=local,dest=/o,name=a"], "type local takes no name"),
+        (["type=image,unpack=true"], "unpack= is not supported"),
+        (["type=image,store=1"], "store= is not supported"),
+        (["type=image,dangling-name-prefix=x"], "dangling-name-prefix= is not supported"),
+        (["type=registry,name=a,registry.insecure=true"], "registry.insecure= is not supported"),
+        (["type=oci,push-by-digest=true"], "push-by-digest= needs an image that is pushed"),
+        (["type=image,name=a,push-by-digest=true"], "push-by-digest= needs an image that is pushed"),
     ],
 )
 def test_outputs_that_are_wrong(values: list[str], text: str) -> None:
