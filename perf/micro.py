@@ -12,28 +12,47 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from perf import inputs
+from perf.picture import Bar, picture
+from perf.results import machine
+
+if TYPE_CHECKING:
+    from engine.context.directory import DirectoryTree
+    from engine.solve.copying.request import Copied
 
 RUNS = 3
+_SAMPLE = 128 << 20
+"""Bytes of the big file whose blob is compared with gzip -6's."""
 
 
 def main(memory: Path, results: Path, scale: float) -> None:
-    """Measures all parts, and writes micro.json and micro.md."""
+    """Measures all parts, and writes micro.json, micro.md and micro.svg."""
+    load = os.getloadavg()
     made = inputs.make(memory / "aniko-bench", scale)
     place = Path(tempfile.mkdtemp(prefix="micro-", dir=memory))
     try:
         rows = {name: _measure(work) for name, work in _parts(made, place).items()}
+        blobs = dict(_blobs(made, place))
     finally:
         shutil.rmtree(place)
     results.mkdir(parents=True, exist_ok=True)
-    (results / "micro.json").write_text(json.dumps({"load": os.getloadavg(), "scale": scale, "runs": rows}, indent=1) + "\n")
-    lines = ["# Parts", "", f"Medians of {RUNS} runs in one process; load {os.getloadavg()[0]:.1f}; inputs at scale {scale}.", "",
+    about = {"when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": machine(), "load": load, "scale": scale}
+    (results / "micro.json").write_text(json.dumps({**about, "runs": rows, "blobs": blobs}, indent=1) + "\n")
+    lines = ["# Parts", "", f"Medians of {RUNS} runs in one process; load before them {load[0]:.1f}; inputs at scale {scale}.", "",
              "| part | seconds | CPU s |", "|---|---|---|"]  # fmt: skip
     lines += [f"| {name} | {median(r[0] for r in runs):.3f} | {median(r[1] for r in runs):.3f} |" for name, runs in rows.items()]
+    lines += ["", "Sizes of blobs, beside those of the same bytes through gzip -6:", "", "| blob | MB | gzip -6 | ratio |",
+              "|---|---|---|---|"]  # fmt: skip
+    lines += [f"| {name} | {ours / 1e6:.1f} | {theirs / 1e6:.1f} | {ours / theirs:.3f} |" for name, (ours, theirs) in blobs.items()]
+    bars = [Bar(name, {"wall time": median(r[0] for r in runs), "processors": median(r[1] for r in runs)})
+            for name, runs in rows.items()]  # fmt: skip
+    (results / "micro.svg").write_text(picture("Parts: seconds, median", bars, ["wall time", "processors"], left=330))
     text = "\n".join(lines) + "\n"
     (results / "micro.md").write_text(text)
     print(text)
@@ -54,16 +73,12 @@ def _cpu() -> float:
 
 
 def _parts(made: inputs.Inputs, place: Path) -> dict[str, Callable[[], object]]:
-    from engine.context.directory import DirectoryTree
     from engine.dockerfile.parser import parse
     from engine.layer.hashing import hash_ranges
     from engine.layer.index import Index
     from engine.layer.scan import scan
     from engine.layer.unpack import unpack
     from engine.solve.copying.digest import copied_digest_items
-    from engine.solve.copying.draft import EmptyTree
-    from engine.solve.copying.plan import CopyPlan
-    from engine.solve.copying.request import CopyRequest
 
     root = place / "root"
 
@@ -72,26 +87,8 @@ def _parts(made: inputs.Inputs, place: Path) -> dict[str, Callable[[], object]]:
         root.mkdir()
         unpack(str(blob), str(root))
 
-    def walk() -> DirectoryTree:
-        tree = DirectoryTree(str(made.tree))
-        todo = [b""]
-        while todo:
-            path = todo.pop()
-            for name in tree.children(path):
-                child = path + b"/" + name if path else name
-                entry = tree.get(child)
-                if entry is not None and entry.kind == "dir":
-                    todo.append(child)
-        return tree
-
-    walked = walk()
-
-    def plan() -> CopyPlan:
-        copy = CopyPlan(CopyRequest((b"/",), b"/app/", b"/"), EmptyTree())
-        copy.add_sources(walked)
-        return copy
-
-    copied = plan().result()
+    walked = _walk(made.tree)
+    copied = _plan(walked)
     files = [c.from_path for c in copied if c.from_path is not None]
     entries = [c.entry for c in copied]
     digests = dict.fromkeys(files, "0" * 64)
@@ -101,13 +98,12 @@ def _parts(made: inputs.Inputs, place: Path) -> dict[str, Callable[[], object]]:
         "unpack the 8.7 k-file base": lambda: fresh(made.small[0][0]),
         "unpack the 40 k-file layer": lambda: fresh(made.big[2][0]),
         "scan the 8.7 k-file base (index only)": lambda: scan(str(made.small[0][0])),
-        "walk 40 k files": walk,
-        "plan a copy of 40 k files": lambda: plan().result(),
+        "walk 40 k files": lambda: _walk(made.tree),
+        "plan a copy of 40 k files": lambda: _plan(walked),
         "hash 40 k files": lambda: hash_ranges([(*walked.source(path), entry.size) for path in files
                                                 if (entry := walked.get(path)) is not None]),
         "key of a copy of 40 k files (digests known)": lambda: b"".join(copied_digest_items(copied, digests)),
-        "pack 40 k files": lambda: _pack([(c.entry, *walked.source(c.from_path)) if c.from_path is not None else (c.entry, None, 0)
-                                          for c in copied], place),
+        "pack 40 k files": lambda: _pack(_rows(walked, copied), place),
         "pack one file of 1 GiB": lambda: _pack([_file(made.file)], place),
         "index of 40 k entries to bytes": lambda: Index(entries).to_bytes(),
         "index of 40 k entries from bytes": lambda: Index.from_bytes(index).entries,
@@ -116,6 +112,52 @@ def _parts(made: inputs.Inputs, place: Path) -> dict[str, Callable[[], object]]:
         "start: import of all that a pushing build needs": lambda: _python(
             "-c", "from engine.cli import build, inputs, loop; from engine import Engine; import engine.registry.session, uvloop"),
     }  # fmt: skip
+
+
+def _walk(top: Path) -> DirectoryTree:
+    from engine.context.directory import DirectoryTree
+
+    tree = DirectoryTree(str(top))
+    todo = [b""]
+    while todo:
+        path = todo.pop()
+        for name in tree.children(path):
+            child = path + b"/" + name if path else name
+            entry = tree.get(child)
+            if entry is not None and entry.kind == "dir":
+                todo.append(child)
+    return tree
+
+
+def _plan(walked: DirectoryTree) -> list[Copied]:
+    from engine.solve.copying.draft import EmptyTree
+    from engine.solve.copying.plan import CopyPlan
+    from engine.solve.copying.request import CopyRequest
+
+    copy = CopyPlan(CopyRequest((b"/",), b"/app/", b"/"), EmptyTree())
+    copy.add_sources(walked)
+    return copy.result()
+
+
+def _rows(walked: DirectoryTree, copied: list[Copied]) -> list[tuple[object, bytes | None, int]]:
+    return [(c.entry, *walked.source(c.from_path)) if c.from_path is not None else (c.entry, None, 0) for c in copied]
+
+
+def _blobs(made: inputs.Inputs, place: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """What is packed → bytes of the engine's blob, and of gzip -6's of the same files."""
+    from engine.layer.unpack import unpack
+
+    root, blob = place / "again", place / "blob"
+    root.mkdir()
+    unpack(str(made.big[2][0]), str(root))
+    walked = _walk(root)
+    _pack(_rows(walked, _plan(walked)), place)
+    yield "the 40 k-file layer", (blob.stat().st_size, made.big[2][0].stat().st_size)
+    sample = place / "big.bin"
+    with open(made.file, "rb") as file:
+        sample.write_bytes(file.read(_SAMPLE))
+    _pack([_file(sample)], place)
+    yield f"the first {_SAMPLE >> 20} MiB of the big file", (blob.stat().st_size, len(zlib.compress(sample.read_bytes(), 6)))
 
 
 def _file(path: Path) -> tuple[object, bytes, int]:

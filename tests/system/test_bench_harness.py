@@ -1,0 +1,50 @@
+"""The benchmarks run as a user runs them, with the smallest of everything."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+pytestmark = pytest.mark.system
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def bench(place: Path, *words: str) -> Path:
+    results = place / "results"
+    command = [sys.executable, "-m", "perf", *words, "--registry", "embedded", "--dir", str(place), "--results", str(results)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return results
+
+
+def test_growth_measures_builds_one_after_the_other_and_together_in_one_process(tmp_path: Path) -> None:
+    results = bench(tmp_path, "growth", "steps", "parallel", "--most", "3")
+    for name, sizes in (("steps", {1}), ("parallel", {1, 3})):
+        raw = json.loads((results / f"growth-{name}.json").read_text())
+        assert not [run["error"] for run in raw["runs"] if run["error"]]
+        assert {run["size"] for run in raw["runs"]} == sizes
+        assert all(run["taken"]["seconds"] > 0 for run in raw["runs"])
+        # The last round looks at memory: no build does with less than an interpreter, or with more than the bound.
+        peaks = [run["taken"]["memory"] for run in raw["runs"] if run["number"] == raw["about"]["runs"]]
+        assert len(peaks) == 2 * len(sizes) and all(10_000_000 < peak < 300_000_000 for peak in peaks)
+        ElementTree.fromstring((results / f"growth-{name}.svg").read_text())
+    assert "power at the end" in (results / "growth.md").read_text()
+    assert not (tmp_path / "aniko-bench/growth").exists()
+
+
+def test_builds_are_measured_cold_repeated_and_cached_with_what_they_moved_and_made(tmp_path: Path) -> None:
+    results = bench(tmp_path, "--works", "hello", "--builders", "aniko", "--runs", "1", "--scale", "0.01")
+    runs = json.loads((results / "builds.json").read_text())["runs"]
+    assert [(run["mode"], run["number"], run["error"]) for run in runs] == [
+        (mode, number, "") for number in (0, 1) for mode in ("cold", "repeated", "cached")]  # fmt: skip
+    cold, repeated, _ = (run["taken"] for run in runs[:3])
+    assert cold["moved"] > 10 * repeated["moved"]
+    assert all(run["blobs"] > 0 for run in runs)
+    assert "| hello | aniko |" in (results / "builds.md").read_text()
+    assert not (tmp_path / "aniko-bench").exists()
