@@ -87,12 +87,12 @@ def request(
 def _tags(values: Sequence[str], *, by_digest: bool) -> tuple[Reference, ...]:
     """The names of the image; those that are pushed by digest have no tag, also not `latest`."""
     tags = tuple(dict.fromkeys(Reference.parse(value) for value in values))
-    for tag in tags:
     if by_digest:
         for value in values:
             if ":" in value.rpartition("/")[2]:
                 raise UsageError(f"can't push tagged ref {value} by digest", hint="name the repository alone")
         tags = tuple(replace(tag, tag=None) for tag in tags)
+    for tag in tags:
         if tag.digest:
             raise UsageError(f"invalid tag {tag}: a name to build for cannot have a digest")
     return tags
