@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import anyio
 
@@ -33,6 +33,9 @@ from engine.solve.images import BaseImage, Images
 from engine.solve.mechanisms import Job, read_secret
 from engine.solve.state import GoneError
 from engine.wiring import Wiring
+
+if TYPE_CHECKING:
+    from engine.solve.rebuild import Choose, Rebuilt
 
 MOST_GONE = 20
 """Layers that a build can do without before it gives up on the cache."""
@@ -90,6 +93,23 @@ class Engine:
             stack.callback(shutil.rmtree, scratch, ignore_errors=True)
             images = Images(self._wiring.mechanisms.content, self._wiring.puller, self._wiring.mechanisms.blobs)
             return await check(_Contexts(self._wiring, request, stdin, stack, scratch).open, report, request, images)
+
+    async def rebuild(self, request: BuildRequest, choose: Choose, *, sink: Sink | None = None,
+                      stdin: BinaryIO | None = None) -> tuple[int, list[Rebuilt]]:  # fmt: skip
+        """Runs some of the steps again that the cache has for a build, and compares: see `engine.solve.rebuild.rebuild`. Neither
+        is anything recorded, nor an output written. Raises `EngineError`."""
+        from engine.solve.rebuild import rebuild
+
+        if self._wiring is None:
+            raise UsageError("the engine is not open", hint="use `async with Engine(settings) as engine`")
+        request = replace(_complete(request), cache_to=None)
+        report = Reporter(sink, time.monotonic)
+        async with AsyncExitStack() as stack:
+            scratch = self._wiring.scratch.directory("rebuild")
+            stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+            contexts = _Contexts(self._wiring, request, stdin, stack, scratch)
+            cache = await stack.enter_async_context(self._wiring.cache(request, report.warn))
+            return await rebuild(self._job(self._wiring, request, report, cache, contexts), request, choose)
 
     async def _attempts(self, wiring: Wiring, request: BuildRequest, report: Reporter, contexts: _Contexts) -> BuildResult:
         """Builds; and again without what turned out to need a layer that is nowhere any more."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.cli import amounts
+from engine.cli import amounts, rebuild
 from engine.cli.parser import add_switch
 from engine.errors import UsageError
 
@@ -24,7 +24,7 @@ _ACTIONS = {
     "ls": "records, bases and cache mounts, those used last first",
     "inspect": "a record: its step, its layer and what its key was made of",
     "prune": "remove what nothing needs; with a policy also records, bases and mounts, and what only they need",
-    "verify": "read blobs again, and remove those that are not what they should be",
+    "verify": "read blobs again, and remove those that are not what they should be; run steps again, and compare",
     "gc": "remove old entries of a registry cache",
 }
 
@@ -50,6 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     prune.add_argument("--keep-storage", metavar="SIZE",
                        help="what was not used for longest, until no more than this is left: 500MB, 20GB")
     actions.choices["verify"].add_argument("--sample", metavar="N", type=int, help="only N blobs, chosen at random")
+    rebuild.configure(actions.choices["verify"])
     actions.choices["gc"].add_argument("--insecure-registry", metavar="HOST[:PORT]", action="append", default=[],
                                        help="speak http, or https with a certificate that nobody checks, to this registry")
 
@@ -60,6 +61,7 @@ def execute(arguments: argparse.Namespace) -> int:
         "du": _du, "ls": _ls, "inspect": _inspect, "prune": _prune, "verify": _verify, "gc": _gc}
     from engine.cli import loop
 
+    arguments.of_build = rebuild.parse(arguments) if arguments.action == "verify" else None
     return loop.run(lambda: _with_upkeep(arguments, actions[arguments.action]))
 
 
@@ -142,12 +144,15 @@ async def _verify(upkeep: Upkeep, arguments: argparse.Namespace) -> int:
     if arguments.sample is not None and arguments.sample < 1:
         raise UsageError("--sample must be 1 or more")
     count, findings = await upkeep.verify(arguments.sample)
+    known, rebuilt = await rebuild.run(arguments, arguments.of_build) if arguments.of_build else (0, [])
     if arguments.json:
-        _json({"blobs": count, "findings": [{"kind": f.kind, "id": f.name, "problem": f.problem} for f in findings]})
+        value = {"blobs": count, "findings": [{"kind": f.kind, "id": f.name, "problem": f.problem} for f in findings]}
+        _json(value | ({"rebuilt": rebuild.to_json(known, rebuilt)} if arguments.of_build else {}))
     else:
         _lines([*(f"removed {f.kind} {f.name}: {f.problem}" for f in findings),
-                f"read {count} blobs, found {len(findings) or 'nothing'} wrong"])  # fmt: skip
-    return _UNSOUND if findings else _SOUND
+                f"read {count} blobs, found {len(findings) or 'nothing'} wrong",
+                *(rebuild.lines(known, rebuilt) if arguments.of_build else ())])  # fmt: skip
+    return _SOUND if not findings and all(each.sound for each in rebuilt) else _UNSOUND
 
 
 async def _gc(upkeep: Upkeep, arguments: argparse.Namespace) -> int:

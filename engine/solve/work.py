@@ -135,24 +135,10 @@ class PlanWork:
         return states[step.parent].grown(hit.record.layer, hit.record.created)
 
     async def _make(self, step: Step, states: Mapping[str, State], key: Key) -> Record:
-        layer = await self._run(step, states)
+        layer = await run_step(self._job, step, states, self._inputs)
         created = self._job.mechanisms.clock()
         await self._publish(step, layer, created, key, await self._keys.definition(step.id))
         return Record(key.digest, layer, created, step.text)
-
-    async def _run(self, step: Step, states: Mapping[str, State]) -> Layer:
-        op = step.op  # what makes layers is imported here: a build in which nothing has changed makes none
-        if isinstance(op, RunOp):
-            from engine.solve.steps.run import run
-
-            return await run(self._job, step, op, states)
-        if isinstance(op, CopyOp):
-            from engine.solve.steps.copy import copy
-
-            return await copy(self._job, step, op, states, self._inputs)
-        from engine.solve.steps.workdir import workdir
-
-        return await workdir(self._job, step, op, states)
 
     async def _find(self, step: Step, key: Key) -> Hit | None:
         return await self._job.cache.find(key.digest, share=self._shared(step))
@@ -191,6 +177,22 @@ class PlanWork:
         if self._job.explain:
             why = ("--no-cache was given",) if step.no_cache else reasons(key.ingredients, self._job.cache.similar(step.text))
             self._job.report.explained(self._id(step), self._prefix + step.name, str(key.digest), reasons=why)
+
+
+async def run_step(job: Job, step: Step, states: Mapping[str, State], inputs: Inputs) -> Layer:
+    """The layer that a step makes; raises what the step raises. Nothing is looked up or recorded."""
+    op = step.op  # what makes layers is imported here: a build in which nothing has changed makes none
+    if isinstance(op, RunOp):
+        from engine.solve.steps.run import run
+
+        return await run(job, step, op, states)
+    if isinstance(op, CopyOp):
+        from engine.solve.steps.copy import copy
+
+        return await copy(job, step, op, states, inputs)
+    from engine.solve.steps.workdir import workdir
+
+    return await workdir(job, step, op, states)
 
 
 def _line(plan: Plan) -> frozenset[str]:
