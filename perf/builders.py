@@ -185,7 +185,8 @@ class Kaniko(Builder):
         cache = f"--cache --cache-copy-layers --cache-repo {build.cache}" if build.cache else ""
         return ["unshare", "--mount", "--pid", "--fork", "sh", "-ec",
                 f"mount --bind {build.context} {root}/workspace; mount -t proc proc {root}/proc\n"
-                f"exec chroot {root} /kaniko/executor --force --context dir:///workspace --insecure --destination {build.target} "
+                f"exec chroot {root} /kaniko/executor --force --context dir:///workspace --insecure --insecure-pull "
+                f"--destination {build.target} "
                 f"--snapshot-mode full {cache}"]
 
     def forget(self) -> None:
