@@ -2,6 +2,7 @@
 
     mounts/<name>/about.json    for people and for `du`: id, and what it began as
     mounts/<name>/<n>           an instance, the directory that is mounted
+    mounts/<name>/<n>.carried   what it was when it was last saved to a registry, or restored (see `engine.cache.carry`)
     mounts/<name>/<n>.used      when it was last used (its modification time)
     mounts/trash/               what was removed and is yet to be deleted
 
@@ -15,9 +16,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Literal, Protocol
@@ -35,7 +37,15 @@ Sharing = Literal["shared", "private", "locked"]
 Seed = tuple[str | Root, str]
 """A directory or root, and the path in it, that a new instance begins as a copy of."""
 
-_DEFAULT_OWNER = (0o755, 0, 0)
+Bring = Callable[[int, Path], Awaitable[None]]
+"""Is called with the number of a mount and its instance's path, where there may be nothing yet, when nobody else has that: it may
+put something else there."""
+
+_LEFT = (".new", ".draft", ".old")
+"""What instances are called before they are whole, or before they are gone."""
+
+DEFAULT_OWNER = (0o755, 0, 0)
+"""Mode, user and group of an instance of which nothing is said."""
 
 
 class Spec(Protocol):
@@ -83,8 +93,11 @@ class CacheMounts:
             yield path
 
     @asynccontextmanager
-    async def acquire_all(self, mounts: Sequence[tuple[Spec, Seed | None]]) -> AsyncIterator[tuple[Path, ...]]:
+    async def acquire_all(self, mounts: Sequence[tuple[Spec, Seed | None]],
+                          bring: Bring | None = None) -> AsyncIterator[tuple[Path, ...]]:  # fmt: skip
         """The directories of all cache mounts of a RUN, in their order, for the time of the block.
+
+        `bring` is called for each of them that nobody else has, before it is made if it is not there.
 
         Waits for `locked` ones that somebody else has; all who wait do so in one order, and therefore not for each other.
         Mounts of one RUN with the same id are one directory. Raises `StorageError`, and `IsolationError` when a seed has no
@@ -96,11 +109,18 @@ class CacheMounts:
             sharing.setdefault(name, set()).add(spec.sharing)
         paths: dict[str, Path] = {}
         async with AsyncExitStack() as stack:
-            for name, spec, seed in sorted(named, key=lambda mount: mount[0]):
+            for number, (name, spec, seed) in sorted(enumerate(named), key=lambda mount: mount[1][0]):
                 if name not in paths:
-                    paths[name] = await self._take(name, sharing[name], stack)
+                    self._describe(self._directory / name, spec, seed)
+                    paths[name] = await self._take(name, sharing[name], stack, partial(bring, number) if bring else None)
                     await self._ensure(paths[name], spec, seed)
             yield tuple(paths[name] for name, _, _ in named)
+
+    @asynccontextmanager
+    async def reading(self, path: Path, *, shared: bool) -> AsyncIterator[None]:
+        """Has an instance for reading it, for the time of the block: with others that share it, or alone."""
+        async with self._locks.hold(_lock(path), shared=shared):
+            yield
 
     async def usage(self) -> list[Usage]:
         """All instances with their sizes, by id."""
@@ -130,7 +150,11 @@ class CacheMounts:
                 if free:
                     self._trash.mkdir(exist_ok=True)
                     os.rename(path, self._trash / claims.unique())
-                    _used_file(path).unlink(missing_ok=True)
+                    for beside in (_used_file(path), path.with_name(f"{path.name}.carried")):
+                        beside.unlink(missing_ok=True)
+                    for left in _LEFT:  # by a process that was killed
+                        with suppress(FileNotFoundError):
+                            os.rename(path.with_name(path.name + left), self._trash / claims.unique())
 
     async def purge(self) -> None:
         """Deletes what is in the trash."""
@@ -138,8 +162,9 @@ class CacheMounts:
         if paths:
             await self._workers.call(instances.remove, paths)
 
-    async def _take(self, name: str, sharing: set[Sharing], stack: AsyncExitStack) -> Path:
-        """An instance's path, and on the stack what keeps it ours."""
+    async def _take(self, name: str, sharing: set[Sharing], stack: AsyncExitStack,
+                    bring: Callable[[Path], Awaitable[None]] | None) -> Path:  # fmt: skip
+        """An instance's path, and on the stack what keeps it ours. `bring` is called while we have it alone."""
         if sharing == {"private"}:
             for number in count():
                 path = self._directory / name / str(number)
@@ -150,7 +175,13 @@ class CacheMounts:
                 attempt.close()
         else:
             path = self._directory / name / "0"
+            if bring and sharing == {"shared"}:
+                with self._locks.attempt(_lock(path)) as alone:
+                    if alone:
+                        await bring(path)
             await stack.enter_async_context(self._locks.hold(_lock(path), shared=sharing == {"shared"}))
+        if bring and sharing != {"shared"}:
+            await bring(path)
         stack.callback(lambda: _touch(path, self._clock()))
         return path
 
@@ -161,14 +192,20 @@ class CacheMounts:
         async with self._locks.hold(f"{_lock(path)} new"):
             if path.exists():
                 return
-            with storing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                about = {"id": spec.id, "mode": spec.mode, "uid": spec.uid, "gid": spec.gid, "from": seed[1] if seed else None}
-                (path.parent / "about.json").write_bytes(codec.encode(about))
             environment = await self._workers.environment()
             origin, source = seed or (None, "")
             beginning = instances.Beginning(spec.mode, spec.uid, spec.gid, origin, source, environment.xattrs)
             await self._workers.call(instances.make, str(path), beginning)
+
+    @staticmethod
+    def _describe(directory: Path, spec: Spec, seed: Seed | None) -> None:
+        """Makes the directory of a mount's instances, if it is not there."""
+        path = directory / "about.json"
+        if not path.exists():
+            with storing(path):
+                directory.mkdir(parents=True, exist_ok=True)
+                about = {"id": spec.id, "mode": spec.mode, "uid": spec.uid, "gid": spec.gid, "from": seed[1] if seed else None}
+                path.write_bytes(codec.encode(about))
 
     def _instances(self) -> list[Path]:
         found = (path for directory in claims.entries(self._directory) if directory != self._trash
@@ -193,7 +230,7 @@ def _name(spec: Spec, seed: Seed | None) -> str:
     owner = (spec.mode, spec.uid, spec.gid)
     if seed is not None:
         parts += ["" if isinstance(seed[0], str) else repr(seed[0]), seed[1]]
-    elif owner != _DEFAULT_OWNER:
+    elif owner != DEFAULT_OWNER:
         parts.append(repr(owner))
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 

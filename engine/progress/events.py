@@ -73,6 +73,19 @@ class StepExplained:
 
 
 @dataclass(frozen=True, slots=True)
+class MountCarried:
+    """A cache mount was restored from a registry or saved to it: its id, how many files it has and their bytes, and how many bytes
+    of it travelled."""
+
+    time: float
+    what: Literal["restored", "saved"]
+    id: str
+    files: int
+    size: int
+    moved: int
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something the user should know that does not stop the build. `rule` is a linter rule's name, or empty."""
 
@@ -99,5 +112,6 @@ class BuildFinished:
     digest: str = ""
 
 
-Event = BuildStarted | StepStarted | StepOutput | StepProgress | StepFinished | StepExplained | Warned | Note | BuildFinished
+Event = (BuildStarted | StepStarted | StepOutput | StepProgress | StepFinished | StepExplained | MountCarried | Warned | Note
+         | BuildFinished)  # fmt: skip
 Sink = Callable[[Event], None]

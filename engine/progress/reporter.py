@@ -9,6 +9,7 @@ from engine.progress.events import (
     BuildFinished,
     BuildStarted,
     Event,
+    MountCarried,
     Note,
     Sink,
     StepExplained,
@@ -63,6 +64,10 @@ class Reporter:
                   reasons: tuple[str, ...] = ()) -> None:  # fmt: skip
         """Where a step's result was found, or why it was not."""
         self._emit(StepExplained(self.now, step, name, tier, key, age, reasons))
+
+    def carried(self, what: Literal["restored", "saved"], id: str, files: int, size: int, moved: int) -> None:
+        """A cache mount came from a registry, or went there."""
+        self._emit(MountCarried(self.now, what, id, files, size, moved))
 
     def warn(self, message: str, rule: str = "", line: int = 0) -> None:
         """Something the user should know; said once a build."""

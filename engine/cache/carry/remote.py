@@ -1,0 +1,111 @@
+"""States of mounts in registries, as builds see them: found, fetched, pushed. Nothing here is tried twice but what the registry
+client itself tries again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from engine.cache.carry import artifact, listing
+from engine.cache.carry.artifact import Place, State
+from engine.cache.carry.listing import Listing
+from engine.cache.carry.unpacking import joined
+from engine.content import claims
+from engine.content.faults import storing
+from engine.errors import NotFoundError
+from engine.image.descriptor import Descriptor
+from engine.image.digest import Digest
+from engine.layer.compress import compress
+from engine.layer.decompress import open_decompressor
+from engine.registry.base import Registry
+
+
+class Remote:
+    """The registries of one build; `scratch` is a directory for files that are on their way. `moved` counts bytes in both
+    directions: of blobs and manifests."""
+
+    def __init__(self, registry: Callable[[], Registry], scratch: Path) -> None:
+        self._registry = registry
+        self._scratch = scratch
+        self.sent = 0
+        self.received = 0
+
+    def file(self, prefix: str) -> Path:
+        """A name for a new file in the scratch directory."""
+        return self._scratch / claims.unique(f"{prefix}-")
+
+    async def find(self, place: Place, name: str) -> State | None:
+        """A mount's state; None if there is none. Raises `RegistryError`, `ContentError`."""
+        try:
+            fetched = await self._registry().manifest(place.state(name))
+        except NotFoundError:
+            return None
+        self.received += fetched.descriptor.size
+        return artifact.from_manifest(fetched.manifest, fetched.descriptor.digest, place)
+
+    async def listing(self, state: State) -> Listing:
+        """What is in a state; raises `RegistryError`, `ContentError`."""
+        parts = []
+        async with aclosing(self._registry().blob(state.place.repository, state.listing)) as blob:
+            async for part in blob:
+                parts.append(part)
+        self.received += state.listing.size
+        return await anyio.to_thread.run_sync(_decode, b"".join(parts), len(state.packs))
+
+    async def fetch(self, state: State, pack: Descriptor) -> Path:
+        """A pack in a file of its own, verified. Raises `RegistryError`, `ContentError`, `StorageError`."""
+        path = self.file("pack")
+        try:
+            with storing(path), path.open("xb", buffering=0) as file:
+                async with aclosing(self._registry().blob(state.place.repository, pack)) as blob:
+                    async for part in blob:
+                        file.write(part)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        self.received += pack.size
+        return path
+
+    async def push(self, place: Place, blob: Descriptor, path: Path) -> None:
+        """Makes the repository have a blob, and removes its file."""
+        try:
+            if await self._registry().push_blob(place.repository, blob, path):
+                self.sent += blob.size
+        finally:
+            path.unlink(missing_ok=True)
+
+    async def publish(self, place: Place, name: str, id: str, created: float, found: Listing,
+                      packs: Sequence[Descriptor]) -> State:  # fmt: skip
+        """Publishes a state whose packs are there. Raises `RegistryError`."""
+        data = await anyio.to_thread.run_sync(partial(_encode, found))
+        path = self.file("listing")
+        with storing(path):
+            path.write_bytes(data)
+        blob = Descriptor(artifact.LISTING, Digest("sha256", hashlib.sha256(data).hexdigest()), len(data))
+        await self.push(place, blob, path)
+        manifest = artifact.to_manifest(id, created, blob, packs)
+        digest = await self._registry().push_manifest(place.state(name), manifest.raw, manifest.media_type)
+        self.sent += len(manifest.raw)
+        return State(place, digest, created, blob, tuple(packs))
+
+
+def _decode(data: bytes, packs: int) -> Listing:
+    source = memoryview(data)
+    at = 0
+
+    def read(size: int) -> bytes:
+        nonlocal at
+        at += size
+        return bytes(source[at - size : at])
+
+    return listing.decode(joined(open_decompressor(read), listing.MOST_BYTES), packs)
+
+
+def _encode(found: Listing) -> bytes:
+    return compress(listing.encode(found), "zstd")
