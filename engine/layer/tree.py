@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
+from threading import Lock
 from typing import NamedTuple
 
 from engine.errors import ContentError
@@ -35,14 +36,15 @@ class Tree:
     """The files of a root filesystem state. Implements `FileTree`, but for `source`: where a layer's bytes lie is not known here.
 
     What makes no sense in a layer (a hard link to nothing, a file in something that is no directory) raises `ContentError` at the
-    first look.
+    first look. Trees may be looked into by several threads: builds share them, and plan in threads.
     """
 
-    __slots__ = ("_files", "_index", "_layers", "_parent", "_table")
+    __slots__ = ("_files", "_growing", "_index", "_layers", "_parent", "_table")
 
     def __init__(self, table: _Table | None, parent: Tree | None, index: Index | None, layers: int) -> None:
         """Not for callers: `Tree.empty` and `extended` make trees."""
         self._table, self._parent, self._index, self._layers = table, parent, index, layers
+        self._growing: Lock = parent._growing if parent else Lock()  # one for all that grow from each other
         self._files: dict[tuple[int, bytes], bytes] = {}
 
     @classmethod
@@ -94,11 +96,12 @@ class Tree:
 
     def _look(self) -> _Table:
         if self._table is None:
-            pending: list[Tree] = [self]
-            while (below := pending[-1]._parent) is not None and below._table is None:
-                pending.append(below)
-            for tree in reversed(pending):
-                tree._grow()
+            with self._growing:
+                pending: list[Tree] = [self] if self._table is None else []
+                while pending and (below := pending[-1]._parent) is not None and below._table is None:
+                    pending.append(below)
+                for tree in reversed(pending):
+                    tree._grow()
         assert self._table is not None
         return self._table
 
@@ -107,10 +110,11 @@ class Tree:
         assert below is not None and below._table is not None and index is not None
         number = below._layers
         with collector_paused():
-            self._table = below._table.grown(index.entries, number)
+            table = below._table.grown(index.entries, number)
         self._files = below._files
         if index.files:
             self._files = {**below._files, **{(number, path): data for path, data in index.files.items()}}
+        self._table = table  # from here on others look into it
         self._parent = self._index = None
 
 

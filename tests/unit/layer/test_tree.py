@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import cast
 
 import pytest
@@ -157,3 +160,28 @@ def test_a_long_chain_of_small_layers_keeps_all_and_goes_through_the_tables() ->
 def test_what_makes_no_sense_is_a_content_error(layers: list[list[Entry]]) -> None:
     with pytest.raises(ContentError):
         tree_of(*layers).get(b"")
+
+
+def test_several_threads_may_look_first() -> None:
+    layers = [[Entry(b"etc", "dir", 0o755), Entry(b"etc/passwd", "file", 0o644, size=1),
+               *(Entry(f"etc/{n}-{i}".encode(), "file", 0o644) for i in range(200))] for n in range(6)]  # fmt: skip
+    indexes = [Index(entries, {b"etc/passwd": b"%d" % n}) for n, entries in enumerate(layers)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            trees = [Tree.empty()]
+            for index in indexes:
+                trees.append(trees[-1].extended(LAYER, index))
+            start = Barrier(8)
+
+            def look(n: int, trees: Sequence[Tree] = tuple(trees), start: Barrier = start) -> bytes:
+                start.wait()
+                tree = trees[-1 - n % 3]
+                assert tree.get(b"etc/0-0") is not None
+                return tree.read(b"etc/passwd")
+
+            with ThreadPoolExecutor(8) as pool:
+                assert list(pool.map(look, range(8))) == [b"%d" % (5 - n % 3) for n in range(8)]
+    finally:
+        sys.setswitchinterval(interval)
