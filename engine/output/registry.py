@@ -111,8 +111,7 @@ class _Push:
         with single_error():
             async with anyio.create_task_group() as group:
                 for tag in missing:
-                    place = tag if tag.tag else tag.with_digest(self._built.top.digest)
-                    group.start_soon(self._registry.push_manifest, place, self._top.raw, self._top.media_type)
+                    group.start_soon(self._registry.push_manifest, tag, self._top.raw, self._top.media_type)
 
     async def _missing(self, target: _Target) -> list[Reference]:
         """The tags that do not point to the image yet; the digest is one of them where the image is pushed by digest."""

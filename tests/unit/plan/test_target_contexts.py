@@ -40,8 +40,9 @@ def test_a_stage_below_comes_first() -> None:
 
 
 def test_a_stage_goes_on_where_one_below_ends_with_its_platform() -> None:
-    text = "FROM x AS first\nRUN 1\nFROM --platform=linux/arm64 b AS later\nENV e=1\n"
+    text = "FROM x AS first\nRUN 1\nCOPY --from=c f /\nFROM --platform=linux/arm64 b AS later\nENV e=1\n"
     made = plan(text, target="first", x="target:later")
+    assert {image.platform.architecture for image in made.images} == {"arm64"}
     assert (made.platform.architecture, made.steps[0].parent) == ("arm64", "image:0")
     assert isinstance(made.steps[0].op, RunOp)
     assert dict(made.steps[0].op.env)["e"] == "1"
