@@ -140,7 +140,7 @@ class Engine:
             compression_level=request.compression_level, epoch=request.source_date_epoch,
             rewrite_timestamp=request.rewrite_timestamp, no_cache=request.no_cache,
             share_all=request.cache_to is None or request.cache_to.mode == "max", explain=request.explain,
-            environment=wiring.settings.environment,
+            carrier=wiring.carrier(request, report, contexts.scratch), environment=wiring.settings.environment,
         )  # fmt: skip
 
     @staticmethod

@@ -97,6 +97,10 @@ class BuildRequest:
     """Parts of the caches: the first is written, all are read. Without any, a cache's scope is the tag of its reference."""
     cache_ttl: float | None = None
     """Seconds: entries of caches in registries that are older count as absent."""
+    cache_mounts_from: tuple[Reference, ...] = ()
+    """Repositories that cache mounts are restored from, the first that has one; the tag is a scope, such as a branch."""
+    cache_mounts_to: Reference | None = None
+    """The repository that the cache mounts of the steps that ran are saved to."""
     explain: bool = False
     """Say of each step where its result was found, or why it was not."""
 

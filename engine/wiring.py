@@ -31,6 +31,7 @@ from engine.errors import EngineError, StorageError
 from engine.image.digest import Digest
 from engine.image.reference import CACHE_LAYOUT, OCI_LAYOUT, Reference
 from engine.layer.index import IndexStore
+from engine.progress.reporter import Reporter
 from engine.registry.layout import OciLayouts
 from engine.request import BuildRequest, CacheLocation
 from engine.settings import Settings
@@ -41,6 +42,7 @@ from engine.solve.state import Blobs, Trees
 from engine.workers.pool import WorkerPool
 
 if TYPE_CHECKING:
+    from engine.cache.carry.carrier import Carrier
     from engine.cache.layouts import CacheLayouts
     from engine.cache.remote import RemoteCache
     from engine.cache.storage import Image, Place, Storage
@@ -148,6 +150,19 @@ class Wiring:
         from engine.cache.layouts import CacheLayouts
 
         return CacheLayouts()
+
+    def carrier(self, request: BuildRequest, report: Reporter, scratch: Path) -> Carrier | None:
+        """Who carries the cache mounts of one build, if they are to be carried; `scratch` is a directory of the build's."""
+        if not request.cache_mounts_from and request.cache_mounts_to is None:
+            return None
+        from engine.cache.carry.artifact import place
+        from engine.cache.carry.carrier import Carrier
+        from engine.cache.carry.remote import Remote
+
+        target = place(request.cache_mounts_to) if request.cache_mounts_to else None
+        sources = [place(reference) for reference in request.cache_mounts_from]
+        return Carrier(self.mechanisms.cache_mounts, self.workers, lambda: Remote(self.registry, scratch), report,
+                       sources=sources, target=target, clock=self._clock)  # fmt: skip
 
     def registry(self) -> Registry:
         """The registry client, made (and aiohttp imported) when it is first needed."""

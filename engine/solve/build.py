@@ -71,7 +71,8 @@ async def build(job: Job, request: BuildRequest, outputs: Sequence[Output]) -> B
             images, counts = await _images(job, request, plans, dockerfile.text, sender)
             built = bundle(images, request.tags, indexed=indexed, annotations=request.annotations,
                            docker=request.docker_types)  # fmt: skip
-            await _write(job, built, outputs)
+            async with job.saving():
+                await _write(job, built, outputs)
             background.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise _engine_error(group) from None

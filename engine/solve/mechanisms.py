@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.cache.base import Cache
 from engine.cache.flight import FileLocks, Turns
@@ -23,6 +25,9 @@ from engine.solve.images import Images
 from engine.solve.limits import Limiters
 from engine.solve.state import Blobs, Trees
 from engine.workers.base import Workers
+
+if TYPE_CHECKING:
+    from engine.cache.carry.carrier import Carrier
 
 MAX_SECRET = 500 << 10
 """Bytes; BuildKit's limit for a secret."""
@@ -74,8 +79,14 @@ class Job:
     no_cache: bool = False
     share_all: bool = True
     explain: bool = False
+    carrier: Carrier | None = None
+    """Brings cache mounts from registries, and saves them there, if the build is to."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Proxies, certificates and the SSH agent, for what is fetched for the build."""
+
+    def saving(self) -> AbstractAsyncContextManager[None]:
+        """Saves cache mounts, if they are to be saved, beside what the block does."""
+        return self.carrier.saving() if self.carrier else nullcontext()
 
     def secret(self, id: str) -> bytes | None:
         """As `read_secret`."""

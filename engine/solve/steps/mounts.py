@@ -49,14 +49,37 @@ class _Preparation:
     async def take_caches(self, mounts: Sequence[MountInput]) -> None:
         """All cache mounts of the RUN at once: taken one by one, two RUNs could wait for each other."""
         wanted: list[tuple[CacheSpec, tuple[str | Root, str] | None]] = []
+        names: list[str] = []
+        carrier = self._job.carrier
         for mount in mounts:
             if isinstance(mount.spec, CacheSpec):
                 source = mount.spec.source
                 seed = (await self._origin(mount.source, source), source) if mount.source else None
                 wanted.append((mount.spec, seed))
-        if wanted:
-            taken = self._job.mechanisms.cache_mounts.acquire_all(wanted)
-            self._caches += await self._stack.enter_async_context(taken)
+                names.append(self._carried_name(mount) if carrier else "")
+        if not wanted:
+            return
+
+        async def bring(number: int, instance: Path) -> None:
+            if carrier:
+                await carrier.bring(names[number], wanted[number][0], instance)
+
+        taken = self._job.mechanisms.cache_mounts.acquire_all(wanted, bring if carrier else None)
+        self._caches += await self._stack.enter_async_context(taken)
+        if carrier:
+            for name, (spec, _), instance in zip(names, wanted, self._caches, strict=True):
+                carrier.used(name, spec, instance)
+
+    def _carried_name(self, mount: MountInput) -> str:
+        """What a cache mount is called where it is carried to: a state that it begins as goes by what is in it."""
+        from engine.cache.carry.carrier import portable
+
+        assert isinstance(mount.spec, CacheSpec)
+        if mount.source is None:
+            return portable(mount.spec, None, "")
+        state = mount.source.state
+        chain = self._states[state].chain if state not in (None, SCRATCH) else ()
+        return portable(mount.spec, "".join(str(layer.diff_id) for layer in chain), mount.spec.source)
 
     async def add(self, mount: MountInput) -> None:
         """The next mount, in the order of the instruction."""

@@ -52,7 +52,7 @@ def test_each_event(event: Event, value: dict[str, Any]) -> None:
 
 def test_every_kind_of_event_has_its_own_name() -> None:
     kinds = get_args(Event)
-    assert len({name_of(kind) for kind in kinds}) == len(kinds) == 9
+    assert len({name_of(kind) for kind in kinds}) == len(kinds) == 10
 
 
 def test_a_character_waits_until_it_is_whole() -> None:
