@@ -114,6 +114,10 @@ def _configure_cache(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--cache-scope", metavar="NAME[,NAME]", action="append", default=[],
                        help="parts of the caches, such as branches: the first is written, all are read")
     group.add_argument("--cache-ttl", metavar="TIME", help="results in registries that are older do not count: 24h, 14d")
+    group.add_argument("--cache-mounts-from", metavar="REF", action="append", default=[],
+                       help="where cache mounts are restored from: a repository, whose tag is a scope such as a branch")
+    group.add_argument("--cache-mounts-to", metavar="REF", action="append", default=[],
+                       help="where the cache mounts of the steps that ran are saved to: what has changed of them travels")
     add_switch(group, "--explain", help="say of each step where its result was found, or what changed that it was not")
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.cli import amounts, flags, paths
+from engine.cli import amounts, carried, flags, paths
 from engine.cli.caches import caches
 from engine.errors import DockerfileError, UsageError
 from engine.image.reference import Reference
@@ -80,6 +80,8 @@ def request(
         cache_to=cache.target,
         cache_scopes=cache.scopes,
         cache_ttl=amounts.seconds(arguments.cache_ttl),
+        cache_mounts_from=carried.sources(arguments.cache_mounts_from),
+        cache_mounts_to=carried.target(arguments.cache_mounts_to),
         explain=arguments.explain or arguments.progress == "json",
     )
 
