@@ -47,7 +47,7 @@ class LayoutFiles:
         return os.path.lexists(f"{self.path}/{INDEX}")
 
     def index(self, known: Stamp | None = None) -> tuple[bytes | None, Stamp]:
-        """The index's bytes, None if it is the known one; raises `StorageError` when there is none, or no good one."""
+        """The index's bytes, None if it is the known one; raises `NotFoundError` or `StorageError`."""
         with self._failing("read"):
             fd = _open_in(os.open(self.path, _FOLDER), INDEX)
             with open(fd, "rb", buffering=0) as file:
@@ -190,8 +190,9 @@ class LayoutFiles:
         try:
             yield
         except OSError as error:
-            why = "there is no cache" if verb == "read" and error.errno == errno.ENOENT else error.strerror
-            raise StorageError(f"{self.path}: {why}") from error
+            if verb == "read" and error.errno == errno.ENOENT:
+                raise NotFoundError(f"{self.path}: there is no cache") from error
+            raise StorageError(f"{self.path}: {error.strerror}") from error
 
 
 def _open_in(folder: int, name: str) -> int:

@@ -61,9 +61,8 @@ class CacheLayouts:
         return self._layout(reference).files.exists()
 
     async def resolve(self, reference: Reference) -> Descriptor:
-        """The manifest of an entry; raises `NotFoundError`, and `StorageError` when the directory holds no cache."""
-        layout = self._layout(reference)
-        return await anyio.to_thread.run_sync(_resolve, layout, reference.tag or "", abandon_on_cancel=True)
+        """The manifest of an entry that is whole; raises what `manifest` raises."""
+        return (await self.manifest(reference)).descriptor
 
     async def manifest(self, reference: Reference) -> Fetched:
         """An entry; raises `NotFoundError`, `StorageError`, and `ContentError` when it is not whole, or lacks its layer."""

@@ -106,10 +106,12 @@ def _configure_engine(group: argparse._ArgumentGroup) -> None:
 
 def _configure_cache(group: argparse._ArgumentGroup) -> None:
     add_switch(group, "--no-cache", help="run every step, and keep what comes of it in place of earlier results")
-    group.add_argument("--cache-from", metavar="type=registry,ref=REF", action="append", default=[],
-                       help="look for results in this repository, too; REF alone will do")
-    group.add_argument("--cache-to", metavar="type=registry,ref=REF[,mode=min|max]", action="append", default=[],
-                       help="write results to this repository: those in the image (min), or all (max)")
+    group.add_argument("--cache-from", metavar="type=TYPE,ref=REF|src=DIR", action="append", default=[],
+                       help="look for results in a repository or an image (type=registry,ref=REF, or REF alone), or in a directory "
+                            "(type=local,src=DIR), too")
+    group.add_argument("--cache-to", metavar="type=TYPE[,ref=REF|dest=DIR][,mode=min|max]", action="append", default=[],
+                       help="write results to a repository (type=registry,ref=REF) or a directory (type=local,dest=DIR): those in "
+                            "the image (min), or all (max); or into the image (type=inline)")
     group.add_argument("--cache-repo", metavar="REF", help="the same as --cache-from REF --cache-to type=registry,ref=REF,mode=max")
     group.add_argument("--cache-scope", metavar="NAME[,NAME]", action="append", default=[],
                        help="parts of the caches, such as branches: the first is written, all are read")

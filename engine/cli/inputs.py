@@ -78,6 +78,7 @@ def request(
         rewrite_timestamp=flags.boolean(out.image.get("rewrite-timestamp", "false"), "rewrite-timestamp"),
         cache_from=cache.sources,
         cache_to=cache.target,
+        cache_inline=cache.inline,
         cache_scopes=cache.scopes,
         cache_ttl=amounts.seconds(arguments.cache_ttl),
         cache_mounts_from=carried.sources(arguments.cache_mounts_from),
