@@ -13,7 +13,7 @@ from engine.cache.holdings import RecordHolding
 from engine.content.gc import Item, Policy, Verdict
 from engine.content.prune import BlobHolding, Holding, prune
 from engine.content.reserve import Reserve
-from engine.errors import ContentError, ContextError, EngineError, NotFoundError, UsageError
+from engine.errors import ContentError, ContextError, EngineError, NotFoundError, RegistryError, UsageError
 from engine.image.digest import Digest
 from engine.layer.apply import scan
 from engine.layer.base import Layer
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from engine.cache.local import Usage
     from engine.cache.mounts import Usage as MountUsage
     from engine.image.reference import Reference
+    from engine.registry.base import Registry
     from engine.settings import Settings
     from engine.wiring import Wiring
 
 ROOTS = ("record", "base", "mount")
 """The kinds that are kept for their own sake, and that a policy can name."""
 KINDS = (*ROOTS, "layer", "blob", "index")
+_NOT_ALLOWED = 405  # the status for what a registry does not do
 _REMOVALS = 16
 """Entries of a registry cache that are looked at, or removed, at once."""
 
@@ -190,7 +192,7 @@ class Upkeep:
                     if created is not None and now - created > older_than:
                         old.append(tag)
                         if not dry:
-                            await registry.delete(place)
+                            await _delete(registry, place)
 
         try:
             async with anyio.create_task_group() as group:
@@ -200,6 +202,15 @@ class Upkeep:
             known = failures.subgroup(EngineError)
             raise (known.exceptions[0] if known else failures) from None
         return len(tags), sorted(old)
+
+
+async def _delete(registry: Registry, place: Reference) -> None:
+    try:
+        await registry.delete(place)
+    except RegistryError as error:
+        if error.status == _NOT_ALLOWED and error.hint is None:
+            error.hint = "the registry does not let anything be removed: see its settings, such as storage.delete.enabled"
+        raise
 
 
 def _sum(kind: str, items: Sequence[Item], removable: set[tuple[str, str]]) -> KindUsage:

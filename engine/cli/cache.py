@@ -129,6 +129,8 @@ async def _prune(upkeep: Upkeep, arguments: argparse.Namespace) -> int:
 
     policy = Policy(arguments.all, amounts.seconds(arguments.older_than), amounts.size(arguments.keep_storage),
                     frozenset(_kinds(arguments)))  # fmt: skip
+    if policy.kinds and not (policy.all or policy.older_than is not None or policy.keep_storage is not None):
+        raise UsageError("--kind alone lets go of nothing", hint="add --all, --older-than or --keep-storage")
     verdict = await upkeep.prune(policy, time.time(), dry=arguments.dry_run)
     if arguments.json:
         removed = [{"kind": item.name[0], "id": item.name[1], "size": item.size} for item in verdict.remove]

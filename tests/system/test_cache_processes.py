@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -13,16 +14,19 @@ from pathlib import Path
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import pytest
 
+from engine import Settings
 from engine.registry.server.server import RegistryServer
+from engine.upkeep import opened
 
 from .conftest import write_context
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
-ROUNDS = int(os.environ.get("ANIKO_KILL_ROUNDS", "60"))
-"""Builds that are killed."""
+ROUNDS = int(os.environ.get("ANIKO_KILL_ROUNDS", "100")) // 5
+"""Builds that are killed: as whole commands, which takes longer than what `test_cache_killed` does."""
 
 
 def command(memory: Path, context: Path, *flags: str) -> list[str]:
@@ -59,6 +63,68 @@ async def test_equal_steps_of_many_processes_run_once_and_all_images_are_right(b
         assert (memory / f"out{n}/runs").read_text() == "x\n"
         assert (memory / f"out{n}/own").read_text() == f"{n}\n"
     assert ran(texts) == 1 + 20
+
+
+BUILDS = """
+import json, sys
+from pathlib import Path
+import anyio
+from engine import BuildRequest, Engine, Settings
+
+async def main():
+    state, context, count = sys.argv[1:]
+    results = []
+    async with Engine(Settings(Path(state))) as engine:
+        async def one():
+            done = await engine.build(BuildRequest(context=context))
+            results.append([str(done.digest), done.ran, done.cached])
+        print("ready", flush=True)
+        sys.stdin.readline()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(int(count)):
+                tasks.start_soon(one)
+    print(json.dumps(results))
+
+anyio.run(main)
+"""
+
+
+async def test_twenty_equal_builds_of_several_processes_run_every_step_once(base: str, memory: Path) -> None:
+    """Five processes with four builds each, that begin at the same time; steps of two stages, one of which copies from the other."""
+    count = "--mount=type=cache,target=/count,id=count"
+    stage = "".join(f"RUN {count} echo {n} >> /count/runs; echo {n} > /{n}\n" for n in range(3))
+    last = f"FROM {base}\nCOPY own /own\nWORKDIR /w\nRUN {count} echo last >> /count/runs; date > /date\nCOPY --from=one /2 /two\n"
+    context = write_context(memory / "app", f"FROM {base} AS one\n{stage}{last}", own="mine\n")
+    line = [sys.executable, "-c", BUILDS, str(memory / "state"), str(context), "4"]
+    processes = [subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # noqa: ASYNC220
+                 for _ in range(5)]  # fmt: skip
+    try:
+        for process in processes:
+            assert process.stdout and process.stdout.readline() == b"ready\n"
+        said = await anyio.to_thread.run_sync(_all_at_once, processes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    results = [tuple(result) for text in said for result in json.loads(text)]
+    assert len(results) == 20
+    assert len({digest for digest, _, _ in results}) == 1, "a date is in it, so no step was run twice for another build"
+    assert sum(ran for _, ran, _ in results) == 7
+    assert {ran + cached for _, ran, cached in results} <= {7, 4}, "who finds the result asks for no more"
+    runs = next((memory / "state/mounts").glob("*/*/runs")).read_text().split()
+    assert sorted(runs) == ["0", "1", "2", "last"]
+    async with opened(Settings(memory / "state")) as upkeep:
+        assert (await upkeep.verify())[1] == []
+
+
+def _all_at_once(processes: Sequence[subprocess.Popen[bytes]]) -> list[bytes]:
+    for process in processes:
+        assert process.stdin
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    done = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), b"".join(err for _, err in done).decode()
+    return [out for out, _ in done]
 
 
 async def test_who_waits_takes_over_when_the_runner_is_killed(base: str, memory: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from engine.image.digest import Digest
 from engine.image.reference import Reference
 from engine.progress.events import Event, StepOutput
 from engine.registry.server.server import RegistryServer
-from engine.request import CacheLocation
+from engine.request import CacheLocation, OutputRequest
 from engine.upkeep import Upkeep
 from engine.wiring import Wiring
 
@@ -89,6 +90,48 @@ async def test_policies_choose_by_kind_and_age_and_size(base: str, memory: Path)
     async with Wiring(Settings(memory / "state"), clock=lambda: old) as wiring:
         verdict = await Upkeep(wiring).prune(Policy(older_than=3600.0), old)
     assert verdict.kept == 0
+
+
+async def test_what_was_used_lately_stays_however_old_it_is(base: str, memory: Path) -> None:
+    """Records, bases and mounts alike: it is the last use that counts."""
+    day, begun = 86400.0, time.time()
+    plain = f"FROM {base}\nRUN echo plain > /plain\n"
+    mounting = f"FROM {base}\nRUN --mount=type=cache,target=/c,id=mine echo 1 > /c/1\n"
+
+    async def build_on(at: float, dockerfile: str) -> int:
+        async with Engine(Settings(memory / "state"), clock=lambda: begun + at * day) as engine:
+            return (await engine.build(request(write_context(memory / "app", dockerfile), push=False))).ran
+
+    async def prune_on(at: float, **policy: Any) -> list[str]:
+        async with Wiring(Settings(memory / "state"), clock=lambda: begun + at * day) as wiring:
+            verdict = await Upkeep(wiring).prune(Policy(**policy), begun + at * day)
+        return sorted(item.name[0] for item in verdict.remove if item.root)
+
+    assert [await build_on(0, plain), await build_on(1, mounting), await build_on(8, plain)] == [1, 1, 0]
+    assert await prune_on(8.1, older_than=10 * day) == []
+    assert await prune_on(8.1, older_than=5 * day) == ["mount", "record"], "the base was used again, with the other"
+    assert [await build_on(9, plain), await build_on(9, mounting)] == [0, 1]
+    assert await prune_on(9.1, keep_storage=0, kinds=frozenset({"mount"})) == ["mount"]
+    assert await prune_on(9.1, older_than=0.5 * day) == []
+    assert await prune_on(10, older_than=0.5 * day) == ["base", "record", "record"]
+
+
+async def test_a_layer_that_is_gone_is_made_again_where_it_is_needed(base: str, memory: Path) -> None:
+    context = write_context(memory / "app", f"FROM {base}\nRUN echo 1 > /one\nRUN echo 2 > /two\nRUN echo 3 > /three\n")
+
+    async def build(*outputs: OutputRequest) -> tuple[int, int]:
+        async with Engine(Settings(memory / "state")) as engine:
+            result = await engine.build(replace(request(context, push=False), outputs=outputs))
+        return result.ran, result.cached
+
+    assert await build() == (3, 0)
+    record = next(r for r in await aniko(memory, "ls") if "/two" in r["name"])
+    blob = (await aniko(memory, "inspect", record["id"]))["layer"]["blob"]["digest"]
+    (memory / "state/blobs/sha256" / blob.removeprefix("sha256:")).unlink()
+    assert await build(OutputRequest("local", memory / "out")) == (1, 2)
+    assert [(memory / "out" / name).read_text() for name in ("one", "two", "three")] == ["1\n", "2\n", "3\n"]
+    assert await build() == (0, 3)
+    assert (await aniko(memory, "verify"))["findings"] == []
 
 
 async def test_a_prune_beside_a_running_build_leaves_it_alone(base: str, memory: Path) -> None:
@@ -177,7 +220,19 @@ async def test_old_entries_of_a_registry_cache_are_collected(base: str, registry
     assert done.returncode == 0
 
 
+async def test_a_registry_that_removes_nothing_says_so(base: str, registry: RegistryServer, memory: Path) -> None:
+    context = write_context(memory / "app", f"FROM {base}\nRUN echo a > /a\n")
+    location = CacheLocation(Reference.parse(f"{registry.address}/cache"), "max")
+    async with Engine(Settings(memory / "state")) as engine:
+        await engine.build(request(context, push=False, cache_to=location))
+    async with RegistryServer(memory / "registry", read_only=True) as other:
+        said = await aniko(memory, "gc", f"{other.address}/cache", "--older-than", "0s", code=6)
+    assert "storage.delete.enabled" in said and "ERROR: " in said
+    assert len((await aniko(memory, "gc", f"{registry.address}/cache", "--older-than", "0s"))["removed"]) > 0
+
+
 @pytest.mark.parametrize(("words", "text"), [
+    (("prune", "--kind", "mount"), "--kind alone lets go of nothing"),
     (("inspect",), "arguments are required: KEY"), (("du", "x"), "too many arguments: x"), (("du", "--all"), "unknown flag: --all"),
     (("prune", "--older-than", "soon"), "invalid time"), (("prune", "--keep-storage", "much"), "invalid size"),
     (("prune", "--kind", "blob"), "unknown kind"), (("inspect", "nothing"), "no record has"), (("gc", "a/b"), "--older-than"),
