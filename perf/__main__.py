@@ -6,11 +6,12 @@ import argparse
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from perf import inputs, registry, results, series, works
+from perf import inputs, measure, registry, results, series, works
 from perf.builders import found
 from perf.curves import CURVES
 
@@ -20,6 +21,15 @@ _CLONE_NEWNET = 0x40000000
 def main() -> None:
     """Parses the command line and runs."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started is ended on the way out
+    measure.adopt()
+    try:
+        _run(arguments)
+    finally:
+        measure.end()
+
+
+def _run(arguments: argparse.Namespace) -> None:
     place = Path(arguments.dir or (Path.home() / ".cache" if arguments.disk else _memory()))
     what, *names = arguments.what or ["builds"]
     if what == "micro":

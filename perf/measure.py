@@ -9,7 +9,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,24 +38,23 @@ def run(argv: Sequence[str], env: Mapping[str, str], *, memory: bool = False, lo
     """Runs a command to its end, or for `limit` seconds. With `memory` its processes' PSS is summed up 20 times a second, and the
     peak is kept: PSS counts shared pages once, where RSS would count the pages of a forked process again for each fork. What
     `daemons` (ids of processes) and their children do and hold counts too. Raises `Failed`, also when the limit is reached."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # who leaves its parent is still ours to count and to reap
+    adopt()
     load, moved, busy = os.getloadavg()[0], _loopback(), _busy(daemons)
     began = time.perf_counter()
-    with open(log, "wb") as out:
-        process = subprocess.Popen(argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
-    watch = _Watch([process.pid, *daemons]) if memory else None
-    timer = threading.Timer(limit, os.killpg, (process.pid, signal.SIGKILL)) if limit is not None else None
-    if timer:
-        timer.start()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    try:
+        with open(log, "wb") as out:
+            process = subprocess.Popen(argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                                       start_new_session=True)  # fmt: skip
+        watch = _Watch([process.pid, *daemons]) if memory else None
+        _await(process.pid, limit)
+    except BaseException:  # who is interrupted leaves nothing running, either
+        end(_OWN)
+        raise
     seconds = time.perf_counter() - began
-    if timer:
-        timer.cancel()
-        timer.join()  # before the process is reaped, so that its group is still its own when the timer comes late
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     peak = watch.stop() if watch else 0
-    _reap()
+    end(_OWN)
     if process.returncode:
         if limit is not None and seconds >= limit:
             raise Failed(f"stopped after {seconds:.0f} s, which was the limit")
@@ -62,10 +62,24 @@ def run(argv: Sequence[str], env: Mapping[str, str], *, memory: bool = False, lo
     return Taken(seconds, usage.ru_utime + usage.ru_stime + _busy(daemons) - busy, peak, _loopback() - moved, load)
 
 
+def _await(pid: int, limit: float | None) -> None:
+    """Waits until a process has ended, which it is made to at the limit, with all of its group. It is not reaped: until then its
+    number is no other group's."""
+    timer = threading.Timer(limit, os.killpg, (pid, signal.SIGKILL)) if limit is not None else None
+    if timer:
+        timer.start()
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    finally:
+        if timer:
+            timer.cancel()
+            timer.join()
+
+
 def _busy(roots: Sequence[int]) -> float:
     """Seconds of processor time that these processes, their children, and what they have reaped have used."""
     ticks = 0
-    for pid in {pid for root in roots for pid in _family(root)}:
+    for pid in {pid for root in roots for pid in _family(root, _OWN)}:
         try:
             ticks += sum(int(field) for field in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15])
         except OSError:
@@ -81,12 +95,21 @@ def _loopback() -> int:
     return 0
 
 
-def _reap() -> None:
-    """Ends what a builder has left running, so that it does not disturb the next run, and what becomes ours by that."""
-    while left := [pid for pid in _family(os.getpid()) if pid != os.getpid() and _is_adopted(pid)]:
+def adopt() -> None:
+    """Makes this process the one whose children those become that have lost their parent: they are ours to count and to end."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end(but: Collection[int] = ()) -> None:
+    """Ends all processes that have come of this one, but for some and what has come of them: what a builder has left running must
+    not disturb the next run."""
+    while left := _family(os.getpid(), but) - {os.getpid()}:
         for pid in left:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in left:
+            with suppress(ChildProcessError):  # not yet ours: its parent has just been ended
+                os.waitpid(pid, 0)
 
 
 _OWN: set[int] = set()
@@ -103,10 +126,6 @@ def disown(pid: int) -> None:
     _OWN.discard(pid)
 
 
-def _is_adopted(pid: int) -> bool:
-    return pid not in _OWN and _parent(pid) == os.getpid()
-
-
 def _parent(pid: int) -> int:
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -114,8 +133,8 @@ def _parent(pid: int) -> int:
         return 0
 
 
-def _family(root: int) -> set[int]:
-    """A process and all below it, without those that the harness has started for itself."""
+def _family(root: int, but: Collection[int]) -> set[int]:
+    """A process and all below it, without some and those below them."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -123,7 +142,7 @@ def _family(root: int) -> set[int]:
     out, todo = {root}, [root]
     while todo:
         for pid in children.get(todo.pop(), ()):
-            if pid not in _OWN:
+            if pid not in but:
                 out.add(pid)
                 todo.append(pid)
     return out
@@ -137,7 +156,7 @@ class _Watch:
 
     def _look(self) -> None:
         while not self._ended.wait(0.05):
-            pids = {pid for root in self._roots for pid in _family(root)}
+            pids = {pid for root in self._roots for pid in _family(root, _OWN)}
             self._peak = max(self._peak, sum(_pss(pid) for pid in pids))
 
     def stop(self) -> int:

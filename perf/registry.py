@@ -43,8 +43,8 @@ def serving(directory: Path, kind: str = "auto") -> Iterator[tuple[str, str]]:
         argv = [sys.executable, "-m", "engine.cli", "registry", "--dir", str(directory), "--listen", address]
     with open(directory.with_suffix(".log"), "wb") as log:
         process = subprocess.Popen(argv, stdout=log, stderr=log)
-    measure.own(process.pid)
     try:
+        measure.own(process.pid)
         _await(address)
         yield address, name
     finally:

@@ -48,3 +48,24 @@ def test_builds_are_measured_cold_repeated_and_cached_with_what_they_moved_and_m
     assert all(run["blobs"] > 0 for run in runs)
     assert "| hello | aniko |" in (results / "builds.md").read_text()
     assert not (tmp_path / "aniko-bench").exists()
+
+
+def test_who_is_told_to_end_leaves_nothing_running(tmp_path: Path) -> None:
+    """The registry, the build and its RUN end with the harness, which is ended while it builds."""
+    command = [sys.executable, "-m", "perf", "growth", "steps", "--registry", "embedded", "--dir", str(tmp_path),
+               "--results", str(tmp_path / "results")]  # fmt: skip
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert '"everything cold"' in process.stderr.readline()  # so the next build is being made
+        process.terminate()
+        process.stderr.read()  # to its end: nobody holds it any more
+        assert process.wait() == 128 + 15
+    place = str(tmp_path).encode()
+    assert not [line for line in map(_read, Path("/proc").glob("[0-9]*/cmdline")) if place in line]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""  # it has just ended

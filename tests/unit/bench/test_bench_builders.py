@@ -105,7 +105,7 @@ try:
     stopped = ""
 except measure.Failed as error:
     stopped = str(error)
-print(json.dumps([taken.cpu, taken.memory, alone.memory, stopped, daemon.poll(), sorted(measure._family(measure.os.getpid()))
+print(json.dumps([taken.cpu, taken.memory, alone.memory, stopped, daemon.poll(), sorted(measure._family(measure.os.getpid(), measure._OWN))
                   == [measure.os.getpid()]]))
 daemon.kill()
 '''
