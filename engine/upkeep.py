@@ -14,9 +14,10 @@ from engine.content.gc import Item, Policy, Verdict
 from engine.content.prune import BlobHolding, Holding, prune
 from engine.content.reserve import Reserve
 from engine.errors import ContentError, ContextError, EngineError, NotFoundError, RegistryError, UsageError
+from engine.image.config import ImageConfig
 from engine.image.digest import Digest
+from engine.image.manifest import Manifest, parse
 from engine.layer.apply import scan
-from engine.layer.base import Layer
 from engine.layer.hashing import hash_ranges
 from engine.snapshot.holdings import IndexHolding, LayerHolding
 
@@ -69,6 +70,15 @@ async def opened(settings: Settings) -> AsyncIterator[Upkeep]:
             yield Upkeep(wiring)
     finally:
         reserve.keep()
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A layer as records and manifests have it: `size` is the blob's, in bytes."""
+
+    diff_id: Digest
+    blob: Digest
+    size: int
 
 
 class Upkeep:
@@ -128,9 +138,9 @@ class Upkeep:
         return record
 
     async def verify(self, sample: int | None = None) -> tuple[int, list[Finding]]:
-        """Reads blobs again (all, or a random sample) and compares them with their digests, and the indexes of layers with what
-        is in the layers. What is wrong is removed: it heals when it is needed. Returns how many blobs were read, and what was
-        wrong."""
+        """Reads blobs again (all, or a random sample) and compares them with their digests, and those that are layers of records
+        or bases with their diff ids and indexes. What is wrong is removed: it heals when it is needed. Returns how many blobs
+        were read, and what was wrong."""
         content = self._wiring.content
         blobs = [digest for digest, _, _ in content.blobs()]
         if sample is not None and sample < len(blobs):
@@ -143,13 +153,49 @@ class Upkeep:
                 if problem := await self._blob_problem(digest):
                     content.remove(digest)
                     findings.append(Finding("blob", str(digest), problem))
-            layers = {record.layer for usage in self.records() if usage.blob in set(blobs)
-                      if (record := await self._wiring.records.get(usage.key)) and record.layer}  # fmt: skip
-            for layer in layers:
-                if problem := await self._layer_problem(layer):
-                    self._wiring.indexes.path(layer.diff_id).unlink(missing_ok=True)
-                    findings.append(Finding("index", str(layer.diff_id), problem))
+            read = set(blobs)
+            for layer, keys in self._layers().items():
+                if layer.blob in read:
+                    findings += await self._verify_layer(layer, keys)
         return len(blobs), findings
+
+    def _layers(self) -> dict[_Layer, list[Digest]]:
+        """The layers of all records and bases, and the keys of the records."""
+        found: dict[_Layer, list[Digest]] = {}
+        for usage in self.records():
+            if usage.blob and usage.diff_id:
+                found.setdefault(_Layer(usage.diff_id, usage.blob, usage.size), []).append(usage.key)
+        for base in self.bases():
+            for layer in self._layers_of(base.digest):
+                found.setdefault(layer, [])
+        return found
+
+    def _layers_of(self, image: Digest) -> list[_Layer]:
+        """The layers of an image whose manifest and config are here."""
+        content = self._wiring.content
+        with suppress(ContentError):  # it will be fetched anew
+            manifest = parse(content.get(image) or b"")
+            if isinstance(manifest, Manifest) and (raw := content.get(manifest.config.digest)):
+                pairs = zip(ImageConfig.parse(raw).diff_ids, manifest.layers, strict=False)
+                return [_Layer(diff_id, blob.digest, blob.size) for diff_id, blob in pairs]
+        return []
+
+    async def _verify_layer(self, layer: _Layer, keys: Sequence[Digest]) -> list[Finding]:
+        """What is wrong with a layer whose blob has its digest: it may still be another than its records say."""
+        content, indexes = self._wiring.content, self._wiring.indexes
+        if content.size(layer.blob) != layer.size:
+            return []
+        index = indexes.get(layer.diff_id)
+        try:
+            scanned = await self._wiring.workers.call(scan, str(content.path(layer.blob)), str(layer.diff_id))
+        except ContentError as error:
+            indexes.path(layer.diff_id).unlink(missing_ok=True)
+            await self._wiring.records.remove(keys)
+            return [Finding("record", str(key), str(error)) for key in keys]
+        if index is None or scanned.index.to_bytes() == index.to_bytes():
+            return []
+        indexes.path(layer.diff_id).unlink(missing_ok=True)
+        return [Finding("index", str(layer.diff_id), "it is not the index of the layer")]
 
     async def _blob_problem(self, digest: Digest) -> str:
         content = self._wiring.content
@@ -162,17 +208,6 @@ class Upkeep:
             found = (await self._wiring.workers.call(hash_ranges, [(bytes(content.path(digest)), 0, size)]))[0]
             return "" if found == digest.hex else f"its bytes have the digest sha256:{found}"
         return "it cannot be read"
-
-    async def _layer_problem(self, layer: Layer) -> str:
-        content = self._wiring.content
-        index = self._wiring.indexes.get(layer.diff_id)
-        if index is None or content.size(layer.blob.digest) != layer.blob.size:
-            return ""
-        try:
-            scanned = await self._wiring.workers.call(scan, str(content.path(layer.blob.digest)), str(layer.diff_id))
-        except ContentError as error:
-            return str(error)
-        return "" if scanned.index.to_bytes() == index.to_bytes() else "it is not the index of the layer"
 
     async def collect(self, cache: Reference, older_than: float, now: float, *, dry: bool = False) -> tuple[int, list[str]]:
         """Removes the entries of a registry cache that were made more than so many seconds ago; returns how many entries there

@@ -17,6 +17,7 @@ from engine import Engine, Settings
 from engine.content.gc import Policy
 from engine.image.digest import Digest
 from engine.image.reference import Reference
+from engine.layer.index import Index
 from engine.progress.events import Event, StepOutput
 from engine.registry.server.server import RegistryServer
 from engine.request import CacheLocation, OutputRequest
@@ -173,6 +174,24 @@ async def test_what_is_broken_is_found_and_heals(base: str, memory: Path) -> Non
     assert (finding["kind"], finding["id"]) == ("blob", str(blob))
     ran, cached = await built(memory, STEPS.format(base=base), f="1")
     assert (ran + cached, cached >= 1) == (3, True)
+    assert (await aniko(memory, "verify"))["findings"] == []
+
+
+async def test_a_record_of_another_layer_and_a_wrong_index_are_found_and_heal(base: str, memory: Path) -> None:
+    """Blobs that are whole, but not what is said of them; the index of a base's layer, too."""
+    await built(memory, STEPS.format(base=base), f="1")
+    async with Wiring(Settings(memory / "state")) as wiring:
+        records = [r for usage in wiring.records.usage() if (r := await wiring.records.get(usage.key)) and r.layer]
+        one, other = (next(r for r in records if r.step.startswith(word)) for word in ("COPY", "RUN echo"))
+        assert one.layer and other.layer
+        await wiring.records.put(replace(one, layer=replace(one.layer, diff_id=other.layer.diff_id)), replace=True)
+        bottom = next(name for name in wiring.records.catalog.bases()[0].needs if name[0] == "index")[1]
+        wiring.indexes.put(Digest.parse(bottom), Index([]))
+    findings = (await aniko(memory, "verify", code=8))["findings"]
+    assert {(finding["kind"], finding["id"]) for finding in findings} == {("record", str(one.key)), ("index", bottom)}
+    assert (await aniko(memory, "verify"))["findings"] == []
+    ran, cached = await built(memory, STEPS.format(base=base) + "RUN cat /a /f\n", f="1")
+    assert (ran + cached, ran <= 2) == (4, True)
     assert (await aniko(memory, "verify"))["findings"] == []
 
 
