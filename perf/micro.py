@@ -52,7 +52,7 @@ def main(memory: Path, results: Path, scale: float) -> None:
     lines += [f"| {name} | {ours / 1e6:.1f} | {theirs / 1e6:.1f} | {ours / theirs:.3f} |" for name, (ours, theirs) in blobs.items()]
     bars = [Bar(name, {"wall time": median(r[0] for r in runs), "processors": median(r[1] for r in runs)})
             for name, runs in rows.items()]  # fmt: skip
-    (results / "micro.svg").write_text(picture("Parts: seconds, median", bars, ["wall time", "processors"], left=330))
+    (results / "micro.svg").write_text(picture("Parts: seconds, median", bars, ["wall time", "processors"], left=330, low=0.005))
     text = "\n".join(lines) + "\n"
     (results / "micro.md").write_text(text)
     print(text)

@@ -21,18 +21,17 @@ class Bar:
     bound: float | None = None
 
 
-def picture(title: str, groups: Sequence[Bar], series: Sequence[str], left: int = 170) -> str:
-    """An SVG document, with `left` pixels for the labels. The scale is logarithmic: works take from a tenth of a second to half a
-    minute."""
+def picture(title: str, groups: Sequence[Bar], series: Sequence[str], left: int = 170, low: float = 0.05) -> str:
+    """An SVG document, with `left` pixels for the labels. The scale is logarithmic, and begins at `low`: works take from a tenth of a
+    second to half a minute."""
     top = max((value for group in groups for value in group.values.values()), default=1.0)
-    low = 0.05
 
     def x(value: float) -> float:
         return left + _WIDTH * log(max(value, low) / low) / log(max(top, low * 2) / low)
 
     parts, y = [], _TOP
-    for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50):
-        if tick <= top:
+    for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50):
+        if low < tick <= top:
             parts.append(f'<line x1="{x(tick):.1f}" y1="{_TOP - 8}" x2="{x(tick):.1f}" y2="100%" stroke="#e5e7eb"/>'
                          f'<text x="{x(tick):.1f}" y="{_TOP - 12}" text-anchor="middle" fill="#6b7280">{tick:g}</text>')
     for group in groups:
