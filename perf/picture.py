@@ -22,8 +22,8 @@ class Bar:
 
 
 def picture(title: str, groups: Sequence[Bar], series: Sequence[str], left: int = 170, low: float = 0.05) -> str:
-    """An SVG document, with `left` pixels for the labels. The scale is logarithmic, and begins at `low`: works take from a tenth of a
-    second to half a minute."""
+    """An SVG document, with `left` pixels for the labels. The scale is logarithmic, and begins at `low`: works take from a
+    tenth of a second to half a minute."""
     top = max((value for group in groups for value in group.values.values()), default=1.0)
 
     def x(value: float) -> float:
