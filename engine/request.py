@@ -96,7 +96,7 @@ class BuildRequest:
     cache_scopes: tuple[str, ...] = ()
     """Parts of the caches: the first is written, all are read. Without any, a cache's scope is the tag of its reference."""
     cache_ttl: float | None = None
-    """Seconds: entries of caches in registries that are older count as absent."""
+    """Seconds: entries of caches in registries, directories and images that are older count as absent."""
     cache_mounts_from: tuple[Reference, ...] = ()
     """Repositories that cache mounts are restored from, the first that has one; the tag is a scope, such as a branch."""
     cache_mounts_to: Reference | None = None

@@ -59,9 +59,9 @@ class StepFinished:
 
 @dataclass(frozen=True, slots=True)
 class StepExplained:
-    """Where the cache had a step's result, or why it had none. `tier` is `memory`, `local` or `registry`, empty for a miss;
-    `key` the digest it was looked for under; `age` how many seconds ago the result was made, 0 for a miss; `reasons` what changed
-    since the most similar earlier result."""
+    """Where the cache had a step's result, or why it had none. `tier` is `memory`, `local`, `layout`, `registry` or `inline`,
+    empty for a miss; `key` the digest it was looked for under; `age` how many seconds ago the result was made, 0 for a miss;
+    `reasons` what changed since the most similar earlier result."""
 
     time: float
     step: str
