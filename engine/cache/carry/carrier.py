@@ -24,6 +24,7 @@ from engine.cache.carry.record import Origin
 from engine.cache.carry.remote import Remote
 from engine.cache.carry.restore import restore
 from engine.cache.carry.save import Base, Saver, examine, known_base
+from engine.cache.carry.stall import watched
 from engine.cache.carry.survey import is_empty
 from engine.cache.mounts import DEFAULT_OWNER, CacheMounts, Spec
 from engine.errors import EngineError, RegistryError
@@ -34,13 +35,14 @@ from engine.workers.base import Workers
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds: `lookup` for the look-up of a state, `bring` for fetching one, `lock` for a mount that others have, and `save`
-    for what is still to be saved when a build has ended."""
+    """Seconds: `lookup` for the look-up of a state, `stall` for a transfer that does not go on, `bring` for a whole restoration,
+    `lock` for a mount that others have, and `save` for what is still to be saved when a build has ended."""
 
     lookup: float = 5.0
-    bring: float = 600.0
+    stall: float = 60.0
+    bring: float = 900.0
     lock: float = 30.0
-    save: float = 300.0
+    save: float = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,8 @@ class Carrier:
                 self._report.progress(step, "fetched", fetched, total)
 
             with anyio.fail_after(self._patience.bring):
-                restored, foreign = await restore(remote, self._workers, state, str(instance), old, progress)
+                async with watched(self._patience.stall, remote.moves):
+                    restored, foreign = await restore(remote, self._workers, state, str(instance), old, progress)
             await anyio.to_thread.run_sync(record.store, instance, restored)
             if foreign:
                 self._report.warn(f"cache mount {spec.id}: {foreign} files were another user's or group's, which this user cannot "
@@ -178,12 +181,13 @@ class Carrier:
         remote = self._remote()
         with anyio.fail_after(self._patience.lookup):
             there = await remote.find(target, used.name)
-        try:
-            return await self._saved_on(remote, used, target, there)
-        except RegistryError as error:
-            if there is None or error.status not in (400, 404):
-                raise
-            return await self._saved_on(remote, used, target, there, anew=True)  # the registry has lost what we referred to
+        async with watched(self._patience.stall, remote.moves):
+            try:
+                return await self._saved_on(remote, used, target, there)
+            except RegistryError as error:
+                if there is None or error.status not in (400, 404):
+                    raise
+                return await self._saved_on(remote, used, target, there, anew=True)  # the registry has lost what we referred to
 
     async def _saved_on(self, remote: Remote, used: Used, target: Place, there: State | None, *, anew: bool = False) -> str:
         saver = Saver(remote, self._workers, target)

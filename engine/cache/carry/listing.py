@@ -17,8 +17,8 @@ from engine.errors import ContentError
 from engine.layer.entries import Entry, parent
 from engine.layer.index import Index
 
-MOST_ENTRIES = 4_000_000
-MOST_BYTES = 1 << 30
+MOST_ENTRIES = 1_000_000
+MOST_BYTES = 256 << 20
 """Of an encoded listing. One of 100 000 files is about 10 MiB, before compression."""
 MOST_PACK = 16 << 20
 """Bytes of a pack before compression. What is written here has at most `packing.FULL` and a chunk."""

@@ -29,6 +29,8 @@ class Kept:
 
     chunks: Mapping[bytes, Chunk]
     packs: tuple[int, ...]
+    dead: tuple[Chunk, ...] = ()
+    """What else is in these packs. It is listed on, so that it counts next time, and may come to life again."""
 
 
 def keep(table: Sequence[Chunk], live: Collection[bytes], *, full: int) -> Kept:
@@ -47,7 +49,9 @@ def keep(table: Sequence[Chunk], live: Collection[bytes], *, full: int) -> Kept:
     for chunk in table:
         if chunk.pack in packs and chunk.digest in live:
             chunks.setdefault(chunk.digest, chunk)
-    return Kept(chunks, tuple(sorted({chunk.pack for chunk in chunks.values()})))
+    used = {chunk.pack for chunk in chunks.values()}
+    dead = tuple(chunk for chunk in table if chunk.pack in used and chunk.digest not in chunks)
+    return Kept(chunks, tuple(sorted(used)), dead)
 
 
 def compose(entries: Iterable[Entry], files: Mapping[bytes, Digests], kept: Kept,
@@ -79,4 +83,6 @@ def compose(entries: Iterable[Entry], files: Mapping[bytes, Digests], kept: Kept
                 order[digest] = len(table)
                 table[digest] = Chunk(digest, size, *where)
         out.append((entry, tuple(order[digest] for digest, _ in chunks)))
+    for chunk in kept.dead:
+        table.setdefault(chunk.digest, chunk._replace(pack=numbers[chunk.pack]))
     return Listing(tuple(entry for entry, _ in out), tuple(chunks for _, chunks in out), tuple(table.values()))

@@ -18,7 +18,7 @@ from engine.cache.carry.listing import Listing
 from engine.cache.carry.unpacking import joined
 from engine.content import claims
 from engine.content.faults import storing
-from engine.errors import NotFoundError
+from engine.errors import ContentError, NotFoundError
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest
 from engine.layer.compress import compress
@@ -27,13 +27,14 @@ from engine.registry.base import Registry
 
 
 class Remote:
-    """The registries of one build; `scratch` is a directory for files that are on their way. `moved` counts bytes in both
-    directions: of blobs and manifests."""
+    """The registries of one build; `scratch` is a directory for files that are on their way. `sent` and `received` count the bytes
+    of blobs and manifests."""
 
     def __init__(self, registry: Callable[[], Registry], scratch: Path) -> None:
         self._registry = registry
         self._scratch = scratch
         self.sent = 0
+        self._steps = 0
         self.received = 0
 
     def file(self, prefix: str) -> Path:
@@ -54,8 +55,8 @@ class Remote:
         parts = []
         async with aclosing(self._registry().blob(state.place.repository, state.listing)) as blob:
             async for part in blob:
+                self.received += len(part)
                 parts.append(part)
-        self.received += state.listing.size
         return await anyio.to_thread.run_sync(_decode, b"".join(parts), len(state.packs))
 
     async def fetch(self, state: State, pack: Descriptor) -> Path:
@@ -65,20 +66,28 @@ class Remote:
             with storing(path), path.open("xb", buffering=0) as file:
                 async with aclosing(self._registry().blob(state.place.repository, pack)) as blob:
                     async for part in blob:
+                        self.received += len(part)
                         file.write(part)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        self.received += pack.size
         return path
 
     async def push(self, place: Place, blob: Descriptor, path: Path) -> None:
         """Makes the repository have a blob, and removes its file."""
         try:
-            if await self._registry().push_blob(place.repository, blob, path):
+            if await self._registry().push_blob(place.repository, blob, path, progress=self.step):
                 self.sent += blob.size
         finally:
             path.unlink(missing_ok=True)
+
+    def step(self, done: int = 0) -> None:
+        """Something went on, here or on the way."""
+        self._steps += 1
+
+    def moves(self) -> int:
+        """A number that is another one whenever something has gone on."""
+        return self._steps + self.received
 
     async def publish(self, place: Place, name: str, id: str, created: float, found: Listing,
                       packs: Sequence[Descriptor]) -> State:  # fmt: skip
@@ -108,4 +117,8 @@ def _decode(data: bytes, packs: int) -> Listing:
 
 
 def _encode(found: Listing) -> bytes:
-    return compress(listing.encode(found), "zstd")
+    data = listing.encode(found)
+    packed = compress(data, "zstd")
+    if len(data) > listing.MOST_BYTES or len(packed) > artifact.MOST_PACKED:
+        raise ContentError(f"there are too many files ({len(found.entries)}) in a cache mount")
+    return packed

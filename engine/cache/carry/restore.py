@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from engine.cache.carry.record import Origin, Record
 from engine.cache.carry.remote import Remote
 from engine.cache.carry.survey import Survey, survey
 from engine.cache.carry.unpacking import Draft, Piece
+from engine.content.faults import storing
+from engine.errors import StorageError
 from engine.layer.entries import Entry
 from engine.layer.index import Index, collector_paused
 from engine.workers.base import Workers
@@ -82,6 +85,7 @@ async def restore(remote: Remote, workers: Workers, state: State, path: str, old
             return assign(listing, _unchanged(listing, old) if old else (), ids.holds)
 
     work = await anyio.to_thread.run_sync(plan)
+    _make_sure_of_space(path, listing.size)
     draft = Draft(f"{path}.draft", ids)
     try:
         await workers.call(unpacking.begin, draft, work.directories, work.empty, path, work.unchanged)
@@ -98,6 +102,16 @@ async def restore(remote: Remote, workers: Workers, state: State, path: str, old
     return record, work.foreign
 
 
+def _make_sure_of_space(path: str, size: int) -> None:
+    """A listing can make much of little: one chunk in a million files."""
+    directory = os.path.dirname(path)
+    with storing(directory):
+        found = os.statvfs(directory)
+    free = found.f_bavail * found.f_frsize
+    if size > free:
+        raise StorageError(f"it takes {size >> 20} MiB, and {free >> 20} MiB are free in {directory}")
+
+
 async def _fetch(remote: Remote, workers: Workers, state: State, draft: Draft, work: Work,
                  progress: Callable[[int, int], None]) -> None:  # fmt: skip
     limit = anyio.CapacityLimiter(_LANES)
@@ -112,6 +126,7 @@ async def _fetch(remote: Remote, workers: Workers, state: State, draft: Draft, w
                 await workers.call(unpacking.fill, draft, str(pack), pieces)
             finally:
                 pack.unlink(missing_ok=True)
+            remote.step()
             done += state.packs[number].size
             progress(done, total)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,6 @@ _WAITING = 64
 """Packs that may wait for being pushed: about 256 MiB of scratch."""
 _READERS = 3
 """Batches that are read, or wait for a worker, at once."""
-_TICK = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,7 @@ class Saver:
                 async with limit:
                     prefix = f"{self._remote.file('pack')}-"
                     packed: Packed = await self._workers.call(_pack, str(instance), batch, str(path), prefix, only, self._full)
+                    self._remote.step()
                     for file, digests in zip(batch, packed.files, strict=True):
                         if digests is not None:
                             found.digests[file.path] = digests
@@ -136,7 +137,7 @@ class Saver:
                       earliest: float, now: float) -> State:  # fmt: skip
         """Publishes a state whose packs have been pushed, later than `earliest` (the time of the one it follows), and writes down
         what the instance was when it was read. Raises `RegistryError`, `StorageError`."""
-        created = max(now, earliest + _TICK)
+        created = max(now, math.nextafter(earliest, math.inf))
         state = await self._remote.publish(self._place, name, id, created, listing, packs)
         await anyio.to_thread.run_sync(_store, instance, state, found, listing)
         return state
