@@ -66,7 +66,7 @@ def check_variables(
         if base.lower() in scopes:
             scope = scopes[base.lower()].copy()
         else:
-            known = () if base == "scratch" else environments.get(base)
+            known = () if base == "scratch" else environments.get(stage.origin.image, environments.get(base))
             scope = _Scope(dict.fromkeys(("PATH", *(known or ())), ""), complete=known is not None)
         yield from _stage(stage, scope, global_args, dockerfile.escape, ignored)
         if stage.origin.name:

@@ -29,7 +29,7 @@ def lint(
 ) -> list[Warning_]:
     """What the checks have to say of a Dockerfile, by line, without what its `check` directives leave out.
 
-    `base_environments` gives the names of the variables that an image sets, by the image's name after expansion; for an
+    `base_environments` gives the names of the variables that an image sets, by the image's name before or after expansion; for an
     image that is not in it, undefined variables are not reported. `more` are warnings of other checks, to be left out alike.
     """
     variables = check_variables(dockerfile, base_environments or {}, ignored)

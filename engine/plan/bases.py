@@ -26,7 +26,7 @@ class BaseFacts:
     """What is known of the base images of a build's platforms."""
 
     environments: dict[str, Collection[str]] = field(default_factory=dict)
-    """The names of the variables that an image sets, by the image's name as the Dockerfile has it."""
+    """The names of the variables that an image sets, by what FROM says: build arguments may have made another image of it."""
     warnings: dict[Warning_, None] = field(default_factory=dict)
 
     def learn(self, graph: StageGraph, configs: Mapping[ImageKey, ImageConfig]) -> None:
@@ -34,7 +34,7 @@ class BaseFacts:
         for node in graph.stages:
             base = node.base
             if isinstance(base, ImageBase) and (config := configs.get((base.reference, base.platform))):
-                self.environments[base.name] = dict(config.config.env).keys()
+                self.environments[node.block.origin.image] = dict(config.config.env).keys()
                 have, want = config.platform, base.platform
                 if have.architecture and (have.os, have.architecture) != (want.os, want.architecture):
                     message = (f"Base image {base.name} was pulled with platform {quote(str(have))}, expected {quote(str(want))} "

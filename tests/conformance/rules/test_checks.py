@@ -43,6 +43,13 @@ def test_variables_are_held_against_those_of_the_base(check) -> None:
 
 
 @pytest.mark.rule(123)
+def test_the_base_is_the_one_that_a_build_argument_names(check, shop) -> None:
+    dockerfile = "ARG BASE=127.0.0.1:1/no/such:1\nFROM ${BASE}\nLABEL a=$PATH b=$nowhere\n"
+    count, said = check(dockerfile, args={"BASE": f"{shop.registry.address}/conf/rich:1"})
+    assert (count, [rule for rule, _, _ in said]) == (1, ["UndefinedVar"])
+
+
+@pytest.mark.rule(123)
 def test_stages_that_nobody_needs_are_checked_too(check) -> None:
     assert check("FROM @rich AS a\nLABEL b=$nowhere\nFROM scratch\nCOPY f /\n")[0] == 1
 
