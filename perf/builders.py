@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
+import engine
+
 from perf.daemon import Daemon, unmount_below
 
 
@@ -62,6 +64,11 @@ class Aniko(Builder):
     """This engine."""
 
     name = "aniko"
+
+    def __init__(self, state: Path) -> None:
+        super().__init__(state)
+        # As pip does when it installs a package: modules are not to be compiled in every run.
+        subprocess.run([sys.executable, "-m", "compileall", "-q", str(Path(engine.__file__).parent)], check=True)
 
     @property
     def can_cache(self) -> bool:  # type: ignore[override]
