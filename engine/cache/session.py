@@ -62,10 +62,13 @@ class CacheSession:
         """Publishes what was made, with `replace` in place of what is there; with `share` in a remote cache that is written, too.
         Raises `StorageError` when it cannot be kept on this machine."""
         await self._lease.protect(("record", str(record.key)) for record in records)
-        if share and self._remote:
-            for record in records:
-                await self._remote.put(record, replace=replace or record.key in self._lost)
-        await self._near.put(*records, replace=replace)
+        lost = [record for record in records if record.key in self._lost]
+        fresh = [record for record in records if record.key not in self._lost]
+        for some, over in ((fresh, replace), (lost, True)):
+            if share and self._remote and some:
+                await self._remote.put(*some, replace=over)
+            if some:
+                await self._near.put(*some, replace=over)
 
     async def protect(self, layers: Iterable[Layer]) -> None:
         """Keeps layers, and all that is known of them, from being pruned before the build ends."""

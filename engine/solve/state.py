@@ -90,6 +90,11 @@ class Blobs:
             if arrival:
                 arrival.end()
 
+    def useless(self, blob: Descriptor, why: ContentError) -> ContentError:
+        """What to raise when a layer's blob holds something else than the layer: a base image's is broken then, a step's as good as
+        gone."""
+        return why if blob.digest in self._origins else GoneError(blob.digest, why)
+
     def _known(self, digest: Digest) -> list[Reference]:
         first = self._origins.get(digest)
         return [*([first] if first else ()), *self._locations.origins(digest)]
@@ -161,7 +166,10 @@ class Trees:
         from engine.layer.scan import scan  # here, since layers are seldom read for their index alone
 
         blob = self._content.path(layer.blob.digest)
-        await self._workers.call(scan, str(blob), str(layer.diff_id), str(self._indexes.directory))
+        try:
+            await self._workers.call(scan, str(blob), str(layer.diff_id), str(self._indexes.directory))
+        except ContentError as error:
+            raise self._blobs.useless(layer.blob, error) from error
 
     async def tree(self, chain: Chain) -> Tree:
         """The files of a state."""

@@ -13,6 +13,7 @@ import pytest
 
 from engine import Engine, Settings
 from engine.cache import inline
+from engine.cache.layouts import CacheLayouts
 from engine.image.digest import Digest
 from engine.image.reference import Reference, cache_layout
 from engine.progress.events import Event, StepExplained, Warned
@@ -200,6 +201,27 @@ async def test_a_layer_that_is_not_what_it_should_be_is_built_anew_and_healed(
     events.clear()
     assert (await build_on(memory / "three", cached_in(context, memory / "cache"), events)).ran == 0
     assert warnings(events) == []
+
+
+async def test_an_entry_that_lies_about_its_layer_is_built_anew_and_replaced(base: str, memory: Path) -> None:
+    dockerfile = f"FROM {base}\nRUN echo a > /a\n"
+    context = write_context(memory / "app", dockerfile)
+    await build_on(memory / "one", cached_in(context, memory / "cache"))
+    layouts, reference = CacheLayouts(), cache_layout(str(memory / "cache"))
+    for entry in listed(memory / "cache"):
+        raw = (memory / "cache/blobs/sha256" / str(entry["digest"]).removeprefix("sha256:")).read_bytes()
+        value = json.loads(raw)
+        value["annotations"]["dev.aniko.cache.diff-id"] = str(Digest.of(b"another"))
+        tag = json.loads(json.dumps(entry))["annotations"]["org.opencontainers.image.ref.name"]
+        await layouts.push_manifest(reference.with_tag(tag), json.dumps(value).encode(), str(entry["mediaType"]))
+    write_context(context, dockerfile + "RUN test $(cat /a) = a\n")
+    events: list[Event] = []
+    assert (await build_on(memory / "two", cached_in(context, memory / "cache"), events)).ran == 2
+    assert len(warnings(events)) == 1 and "is built anew" in warnings(events)[0]
+    for machine in ("two", "three"):
+        events.clear()
+        assert (await build_on(memory / machine, cached_in(context, memory / "cache"), events)).ran == 0
+        assert warnings(events) == []
 
 
 async def test_a_directory_that_cannot_be_written_costs_a_warning(base: str, memory: Path) -> None:

@@ -49,7 +49,10 @@ async def _unpack(job: Job, snapshots: Snapshotter, layer: Layer, progress: Prog
         with Arrival(job.scratch / f"arrival-{secrets.token_hex(8)}") as arrival:
             if await _unpack_arriving(job, snapshots, layer, arrival, progress):
                 return
-    await snapshots.unpack(layer)
+    try:
+        await snapshots.unpack(layer)
+    except ContentError as error:
+        raise blobs.useless(layer.blob, error) from error
 
 
 async def _unpack_arriving(job: Job, snapshots: Snapshotter, layer: Layer, arrival: Arrival, progress: Progress | None) -> bool:
