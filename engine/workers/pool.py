@@ -108,6 +108,8 @@ class WorkerPool:
                         tasks.cancel_scope.cancel()
             finally:
                 await self._end_run(pid, streams.control)
+        if isinstance(result, ConnectionError):  # as in `Server`
+            raise IsolationError("a process died that was to start the command") from result
         if not ok:
             raise result
         return RunOutcome(result)

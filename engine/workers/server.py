@@ -69,6 +69,8 @@ class Server:
             raise IsolationError(f"the fork server has died{self._last_words()}") from None
         if ok:
             return answer
+        if isinstance(answer, ConnectionError):  # a broken pipe of its own, which is not to be taken for one of ours
+            raise IsolationError("a process died that makes ready what commands run in") from answer
         raise answer
 
     def _last_words(self) -> str:

@@ -59,6 +59,7 @@ class Killer:
             before = time.monotonic()
             self._finish(self._build(context, elsewhere))
             self._durations["again"] = self._durations["prune"] = time.monotonic() - before
+        self._finish(self._build(self._plan.contexts[0], self._plan.state))  # so that there is something to prune
         for number in range(self._plan.rounds):
             context = self._dice.choice(self._plan.contexts)
             self._one(context)
