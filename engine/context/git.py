@@ -7,6 +7,7 @@ credentials but an SSH agent's and a login that is given for the repository. Wha
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -137,12 +138,12 @@ class _Git:
 
     async def _git(self, *arguments: str) -> str:
         options = [part for option in _OPTIONS for part in ("-c", option)]
-        command = ["git", *options, *arguments]
-        try:
-            process = await anyio.open_process(command, stdin=subprocess.DEVNULL, env=self._environment, cwd=self._into,
-                                               start_new_session=True, umask=0o022)
-        except FileNotFoundError:
-            raise CopyError("git is not installed", hint="install git to use repositories as a context or in ADD") from None
+        if shutil.which("git", path=self._environment["PATH"]) is None:
+            raise CopyError("git is not installed", hint="install git to use repositories as a context or in ADD")
+        # Not every event loop can set a umask for a process, and ours is not to change: there are other threads.
+        command = ["/bin/sh", "-c", 'umask 022; exec git "$@"', "git", *options, *arguments]
+        process = await anyio.open_process(command, stdin=subprocess.DEVNULL, env=self._environment, cwd=self._into,
+                                           start_new_session=True)  # fmt: skip
         output: dict[str, bytes] = {}
         try:
             async with anyio.create_task_group() as tasks:

@@ -143,6 +143,17 @@ async def test_modes_are_0644_and_0755_whatever_they_were_and_links_stay_links(d
     assert os.readlink(root / "link") == "/etc"
 
 
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": use}) for use in (False, True)], ids=["asyncio", "uvloop"])
+async def test_modes_do_not_depend_on_the_umask_nor_the_work_on_the_loop(anyio_backend, daemon, tmp_path):
+    before = os.umask(0o077)
+    try:
+        root = (await get(f"{daemon}/r.git", tmp_path, keep_git_dir=True)).root
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE((root / p).stat().st_mode) for p in ("f", "sub/deep/g", ".git/HEAD")} == {0o644}
+    assert {stat.S_IMODE((root / p).stat().st_mode) for p in ("run.sh", "sub", "sub/deep", ".git/refs")} == {0o755}
+
+
 async def test_a_directory_of_the_repository(daemon, tmp_path):
     assert files((await get(f"{daemon}/r.git#main:sub/deep", tmp_path)).root) == ["g"]
 
