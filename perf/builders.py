@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import engine
-
 from perf.daemon import Daemon, unmount_below
 
 
