@@ -83,7 +83,15 @@ async def _command(job: Job, step: Step, op: RunOp, active: Active, account: Acc
     outcome = await job.mechanisms.workers.run(spec, output)
     if outcome.status:
         raise RunError(f'process "{" ".join(op.argv)}" did not complete successfully: exit code: {outcome.status}',
-                       status=outcome.status, output=tail.lines(), hint=full_hint(job.scratch))  # fmt: skip
+                       status=outcome.status, output=tail.lines(),
+                       hint=full_hint(job.scratch) or _foreign_hint(tail, step))  # fmt: skip
+
+
+def _foreign_hint(tail: _Tail, step: Step) -> str | None:
+    """What to do about a program that this machine's kernel does not know how to run."""
+    if not any("exec format error" in line.lower() for line in tail.lines()[-1:]):
+        return None
+    return f"is it a program for {step.platform}, and this machine another? An emulator in binfmt_misc (as of qemu-user) would run it"
 
 
 def _environment(op: RunOp, account: Account, mounts: PreparedMounts) -> tuple[tuple[str, str], ...]:

@@ -67,6 +67,14 @@ def test_a_base_for_another_platform_is_a_warning_and_no_error(shop, check) -> N
     assert "InvalidBaseImagePlatform" in error.message
 
 
+def test_a_program_of_another_processor_gets_a_hint(shop) -> None:
+    header = bytes.fromhex("7f454c46020101000000000000000000" "0200f300" "01000000") + bytes(40)  # ELF, 64 bits, RISC-V
+    error = shop.fails('FROM @busybox\nCOPY --chmod=755 p /p\nRUN ["/p"]\n', {"p": header})
+    assert "exec format error" in "".join(error.output)
+    assert "binfmt_misc" in (error.hint or "")
+    assert "binfmt_misc" not in (shop.fails("FROM @busybox\nRUN false\n").hint or "")
+
+
 @pytest.mark.rule(123)
 def test_an_index_without_the_platform_is_an_error_of_the_build(shop, check) -> None:
     dockerfile = f"FROM --platform=linux/s390x {shop.registry.address}/conf/multi:1 AS s390x\n"
