@@ -91,7 +91,7 @@ def _foreign_hint(tail: _Tail, step: Step) -> str | None:
     """What to do about a program that this machine's kernel does not know how to run."""
     if not any("exec format error" in line.lower() for line in tail.lines()[-1:]):
         return None
-    return f"is it a program for {step.platform}, and this machine another? An emulator in binfmt_misc (as of qemu-user) would run it"
+    return f"is it a program for {step.platform}, and this machine another? An emulator in binfmt_misc (QEMU) would run it"
 
 
 def _environment(op: RunOp, account: Account, mounts: PreparedMounts) -> tuple[tuple[str, str], ...]:
