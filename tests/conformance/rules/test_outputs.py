@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from engine.errors import NotFoundError, UsageError
-from engine.image.descriptor import DOCKER_CONFIG, DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LIST, DOCKER_MANIFEST, OCI_LAYER_ZSTD
+from engine.image.descriptor import (
+    DOCKER_CONFIG,
+    DOCKER_LAYER,
+    DOCKER_LAYER_GZIP,
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    OCI_LAYER_ZSTD,
+    OCI_MANIFEST,
+)
 from engine.image.reference import Reference
 from engine.layer.decompress import detect
 from engine.request import OutputRequest
@@ -45,6 +53,19 @@ def test_docker_s_media_types_when_told(shop, tmp_path: Path) -> None:
     assert shop.read(tmp_path / "o").files == {"/x": "- 644 0:0 f"}
     index, _ = made(shop, tmp_path / "i", DOCKERFILE.format("x"), docker_types=True, args={"BUILDKIT_MULTI_PLATFORM": "1"})
     assert (index.media_type, json.loads(index.manifest)["manifests"][0]["mediaType"]) == (DOCKER_LIST, DOCKER_MANIFEST)
+
+
+def test_an_archive_for_docker_is_the_same_image(shop, tmp_path: Path) -> None:
+    places = (OutputRequest("docker", tmp_path / "d", archive=False), OutputRequest("oci", tmp_path / "o", archive=False))
+    request = shop.request(shop.context({"f": "f"}, DOCKERFILE.format("x")), outputs=places)
+
+    async def run():
+        return await shop.engine.build(request)
+
+    digest = str(shop.portal.call(run).digest)
+    heads = [json.loads((tmp_path / name / "index.json").read_bytes())["manifests"][0] for name in ("d", "o")]
+    assert [(head["mediaType"], head["digest"]) for head in heads] == [(OCI_MANIFEST, digest)] * 2
+    assert (tmp_path / "d/manifest.json").exists()
 
 
 @pytest.mark.parametrize("options", [{"compression": "zstd"}, {"annotations": {"a": "b"}}])
