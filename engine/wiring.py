@@ -161,7 +161,7 @@ class Wiring:
 
         target = place(request.cache_mounts_to) if request.cache_mounts_to else None
         sources = [place(reference) for reference in request.cache_mounts_from]
-        return Carrier(self.mechanisms.cache_mounts, self.workers, lambda: Remote(self.registry, scratch), report,
+        return Carrier(self.mechanisms.cache_mounts, self.workers, lambda: Remote(self.registry, scratch, self.content), report,
                        sources=sources, target=target, clock=self._clock)  # fmt: skip
 
     def registry(self) -> Registry:

@@ -19,6 +19,7 @@ from engine.cache.carry.carrier import Carrier, Patience, portable
 from engine.cache.carry.remote import Remote
 from engine.cache.flight import FileLocks
 from engine.cache.mounts import CacheMounts, Sharing
+from engine.content.store import DirectoryStore
 from engine.image.reference import Reference
 from engine.isolate.base import Environment, IdMap
 from engine.progress.events import Event, MountCarried, Note, Warned
@@ -62,6 +63,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         self.mounts = CacheMounts(self.folder / "mounts", self.workers, FileLocks(self.folder / "locks"))
+        self.content = DirectoryStore(self.folder)
         (self.folder / "scratch").mkdir(parents=True)
 
     async def build(self, *places: Place, to: Place | None = None, mount: Mount | None = None,
@@ -69,7 +71,7 @@ class Machine:
         """A build of one step that has one mount: what is in it when the step begins is the path's."""
         mount = mount or Mount()
         self.events.clear()
-        carrier = Carrier(self.mounts, self.workers, lambda: Remote(lambda: self.client, self.folder / "scratch"),
+        carrier = Carrier(self.mounts, self.workers, lambda: Remote(lambda: self.client, self.folder / "scratch", self.content),
                           Reporter(self.events.append, lambda: 0.0), sources=places, target=to, patience=self.patience,
                           clock=lambda: self.now)  # fmt: skip
         name = portable(mount, None, "")
@@ -284,6 +286,21 @@ async def test_a_branch_refers_to_what_the_trunk_has(server: RegistryServer, pla
     assert len(list(third.rglob("*"))) == 400 + 7 + 1
 
 
+async def test_a_listing_travels_as_a_patch_of_the_one_before(server: RegistryServer, place: Place, one: Machine, other: Machine,
+                                                              tmp_path: Path) -> None:  # fmt: skip
+    def little(path: Path) -> None:
+        for n in range(3000):
+            (path / f"{random.Random(n).randbytes(20).hex()}").write_bytes(b"%d" % n)
+
+    await one.build(to=place, step=little)
+    for n in range(4):
+        server.log.clear()
+        await other.build(place, to=place, step=lambda path, n=n: (path / f"more{n}").write_bytes(b"more"))  # type: ignore[misc]
+        assert uploaded(server) < 25_000, "a listing of 3000 files has 200 kB"
+        assert len(os.listdir(await one.build(place))) == 3001 + n
+    assert len(os.listdir(await Machine(tmp_path / "third", one.client).build(place))) == 3004
+
+
 @pytest.mark.parametrize("fault", [Fault(status=503, times=None), Fault(status=403, times=None), Fault(kind="reset", times=None),
                                    Fault(method="GET", path=".*/blobs/.*", kind="corrupt", times=None),
                                    Fault(method="GET", path=".*/blobs/.*", status=404, times=None)])  # fmt: skip
@@ -357,7 +374,7 @@ async def test_a_locked_mount_that_another_build_has_is_not_saved(place: Place, 
     path = await one.build(mount=mount)
     one.patience = Patience(lock=0.01)
     locks = FileLocks(one.folder / "locks")
-    carrier = Carrier(one.mounts, one.workers, lambda: Remote(lambda: one.client, one.folder / "scratch"),
+    carrier = Carrier(one.mounts, one.workers, lambda: Remote(lambda: one.client, one.folder / "scratch", one.content),
                       Reporter(one.events.append, lambda: 0.0), sources=(), target=place, patience=one.patience)  # fmt: skip
     carrier.used(portable(mount, None, ""), mount, path)
     with locks.attempt(f"mount {path.parent.name}/0") as taken:

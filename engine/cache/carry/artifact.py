@@ -1,4 +1,5 @@
-"""A mount's state as an OCI artifact: a manifest whose config is the listing and whose layers are the packs. Pure.
+"""A mount's state as an OCI artifact: a manifest whose config is the listing and whose layers are the packs. The listing may be a
+patch of an earlier one, which is then the first layer. Pure.
 
 It lies under a tag that is made of what tells the mount apart and of a scope, so builds with other mounts, and branches, do not
 meet. Whoever writes a tag last has it, with the whole state it refers to.
@@ -20,6 +21,7 @@ from engine.image.reference import Reference
 
 ARTIFACT = "application/vnd.aniko.cache.mount.v1"
 LISTING = "application/vnd.aniko.cache.mount.listing.v1+zstd"
+PATCH = "application/vnd.aniko.cache.mount.listing.v1+zstd-patch"
 PACK = "application/vnd.aniko.cache.mount.pack.v1+zstd"
 MOST_PACKED = 64 << 20
 """Bytes of a compressed pack or listing that are fetched at all."""
@@ -63,11 +65,15 @@ class State:
     created: float
     listing: Descriptor
     packs: tuple[Descriptor, ...]
+    base: Descriptor | None = None
+    """The listing that this one is a patch of."""
 
 
-def to_manifest(id: str, created: float, listing: Descriptor, packs: Sequence[Descriptor]) -> Manifest:
+def to_manifest(id: str, created: float, listing: Descriptor, packs: Sequence[Descriptor],
+                base: Descriptor | None = None) -> Manifest:  # fmt: skip
     """The manifest of a state; the id is for people."""
-    return make_manifest(listing, packs, annotations={_ID: id[:1000], _CREATED: repr(created)}, artifact_type=ARTIFACT)
+    layers = [*([base] if base else []), *packs]
+    return make_manifest(listing, layers, annotations={_ID: id[:1000], _CREATED: repr(created)}, artifact_type=ARTIFACT)
 
 
 def from_manifest(manifest: Manifest | Index, digest: Digest, where: Place) -> State:
@@ -79,7 +85,10 @@ def from_manifest(manifest: Manifest | Index, digest: Digest, where: Place) -> S
         created = float(manifest.annotations.get(_CREATED, ""))
     if not 0 <= created < 1e11:
         raise ContentError(f"{where}: the state of a cache mount without a time")
-    for blob, kind in [(manifest.config, LISTING), *((layer, PACK) for layer in manifest.layers)]:
+    patched = manifest.config.media_type == PATCH
+    base, packs = (manifest.layers[:1], manifest.layers[1:]) if patched else ((), manifest.layers)
+    kinds = [(manifest.config, PATCH if patched and base else LISTING), *((each, LISTING) for each in base)]
+    for blob, kind in [*kinds, *((layer, PACK) for layer in packs)]:
         if blob.media_type != kind or blob.size > MOST_PACKED:
             raise ContentError(f"{where}: the state of a cache mount with a blob of {blob.size} bytes of type {blob.media_type}")
-    return State(where, digest, created, manifest.config, manifest.layers)
+    return State(where, digest, created, manifest.config, packs, base[0] if base else None)

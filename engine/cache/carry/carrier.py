@@ -201,8 +201,8 @@ class Carrier:
                         return text
                     base = Base() if anew else await known_base(remote, there, before, self._near(target))
                     listing, packs = await saver.read(used.instance, found, before, base, pushes)
-        state = await saver.publish(used.name, used.spec.id, used.instance, found, listing, packs,
-                                    there.created if there else 0.0, self._clock())  # fmt: skip
+        follows = None if anew else next(iter([there] if there else self._near(target)), None)
+        state = await saver.publish(used.name, used.spec.id, used.instance, found, listing, packs, follows, self._clock())
         self._states[str(state.digest)] = state
         if saver.left_out or found.odd:
             self._report.note(f"cache mount {used.spec.id}: {saver.left_out + found.odd} files were not saved: they are sockets or "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from engine.cache.carry.chunks import MOST
@@ -60,7 +60,7 @@ def encode(listing: Listing) -> bytes:
     digests, sizes, packs, offsets = zip(*listing.table, strict=True) if listing.table else ((), (), (), ())
     parts = [
         Index(listing.entries).to_bytes(), _pack([len(numbers) for numbers in listing.chunks]),
-        _pack([number for numbers in listing.chunks for number in numbers]),
+        _pack(_backwards(number for numbers in listing.chunks for number in numbers)),
         b"".join(digests), _pack(sizes), _pack(packs), _pack(offsets),
     ]  # fmt: skip
     return _MAGIC + b"".join(len(part).to_bytes(8, "little") + part for part in parts)
@@ -72,7 +72,7 @@ def decode(data: bytes, packs: int) -> Listing:
         index, counts, numbers, digests, *columns = _parts(data)
         entries = Index.from_bytes(index).entries
         table = _table(digests, [_unpack(column) for column in columns], packs)
-        chunks = _chunks(_unpack(counts), _unpack(numbers), len(table))
+        chunks = _chunks(_unpack(counts), _forwards(_unpack(numbers)), len(table))
     except (ValueError, IndexError) as error:
         raise ContentError(f"the listing of a cache mount is corrupt: {error}") from error
     if len(entries) != len(chunks) or len(entries) > MOST_ENTRIES:
@@ -107,7 +107,25 @@ def _table(digests: bytes, columns: Sequence[array[int]], packs: int) -> tuple[C
     return table
 
 
-def _chunks(counts: array[int], numbers: array[int], known: int) -> tuple[tuple[int, ...], ...]:
+def _backwards(numbers: Iterable[int]) -> list[int]:
+    """Numbers as how far they are behind the next one that was not there yet, so that they are the same after an insertion."""
+    out, fresh = [], 0
+    for number in numbers:
+        out.append((fresh - number) & 0xFFFFFFFF)
+        fresh = max(fresh, number + 1)
+    return out
+
+
+def _forwards(steps: Iterable[int]) -> list[int]:
+    out, fresh = [], 0
+    for step in steps:
+        number = (fresh - step) & 0xFFFFFFFF
+        out.append(number)
+        fresh = max(fresh, number + 1)
+    return out
+
+
+def _chunks(counts: array[int], numbers: Sequence[int], known: int) -> tuple[tuple[int, ...], ...]:
     if sum(counts) != len(numbers) or any(number >= known for number in numbers):
         raise ValueError("chunks that are not there")
     out, at = [], 0

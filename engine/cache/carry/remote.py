@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from functools import partial
 from pathlib import Path
 
 import anyio
@@ -17,22 +16,28 @@ from engine.cache.carry.artifact import Place, State
 from engine.cache.carry.listing import Listing
 from engine.cache.carry.unpacking import joined
 from engine.content import claims
+from engine.content.base import ContentStore
 from engine.content.faults import storing
 from engine.errors import ContentError, NotFoundError
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest
 from engine.layer.compress import compress
 from engine.layer.decompress import open_decompressor
+from engine.layer.patch import patch, unpatch
 from engine.registry.base import Registry
+
+_WORTH = 4
+"""A patch is at most this part of what it patches: a machine that has nothing fetches both."""
 
 
 class Remote:
     """The registries of one build; `scratch` is a directory for files that are on their way. `sent` and `received` count the bytes
     of blobs and manifests."""
 
-    def __init__(self, registry: Callable[[], Registry], scratch: Path) -> None:
+    def __init__(self, registry: Callable[[], Registry], scratch: Path, content: ContentStore) -> None:
         self._registry = registry
         self._scratch = scratch
+        self._content = content
         self.sent = 0
         self._steps = 0
         self.received = 0
@@ -52,12 +57,23 @@ class Remote:
 
     async def listing(self, state: State) -> Listing:
         """What is in a state; raises `RegistryError`, `ContentError`."""
+        data = await self._small(state.place, state.listing, keep=state.base is None)
+        base = await self._small(state.place, state.base, keep=True) if state.base else None
+        return await anyio.to_thread.run_sync(_decode, data, base, len(state.packs))
+
+    async def _small(self, place: Place, wanted: Descriptor, *, keep: bool = False) -> bytes:
+        """A blob in memory; one that later ones will be patches of is kept in the content store."""
+        if keep and (data := self._content.get(wanted.digest, artifact.MOST_PACKED)) is not None:
+            return data
         parts = []
-        async with aclosing(self._registry().blob(state.place.repository, state.listing)) as blob:
+        async with aclosing(self._registry().blob(place.repository, wanted)) as blob:
             async for part in blob:
                 self.received += len(part)
                 parts.append(part)
-        return await anyio.to_thread.run_sync(_decode, b"".join(parts), len(state.packs))
+        data = b"".join(parts)
+        if keep:
+            self._content.put(data)
+        return data
 
     async def fetch(self, state: State, pack: Descriptor) -> Path:
         """A pack in a file of its own, verified. Raises `RegistryError`, `ContentError`, `StorageError`."""
@@ -90,21 +106,33 @@ class Remote:
         return self._steps + self.received
 
     async def publish(self, place: Place, name: str, id: str, created: float, found: Listing,
-                      packs: Sequence[Descriptor]) -> State:  # fmt: skip
-        """Publishes a state whose packs are there. Raises `RegistryError`."""
-        data = await anyio.to_thread.run_sync(partial(_encode, found))
+                      packs: Sequence[Descriptor], before: State | None = None) -> State:  # fmt: skip
+        """Publishes a state whose packs are there; its listing as a patch of that of the state before, in the same repository, if
+        that is at hand. Raises `RegistryError`."""
+        base = (before.base or before.listing) if before else None
+        known = self._content.get(base.digest, artifact.MOST_PACKED) if base else None
+        data, patched = await anyio.to_thread.run_sync(_encode, found, known)
+        base = base if patched else None
         path = self.file("listing")
         with storing(path):
             path.write_bytes(data)
-        blob = Descriptor(artifact.LISTING, Digest("sha256", hashlib.sha256(data).hexdigest()), len(data))
+        if not patched:
+            self._content.put(data)
+        kind = artifact.PATCH if patched else artifact.LISTING
+        blob = Descriptor(kind, Digest("sha256", hashlib.sha256(data).hexdigest()), len(data))
         await self.push(place, blob, path)
-        manifest = artifact.to_manifest(id, created, blob, packs)
+        manifest = artifact.to_manifest(id, created, blob, packs, base)
         digest = await self._registry().push_manifest(place.state(name), manifest.raw, manifest.media_type)
         self.sent += len(manifest.raw)
-        return State(place, digest, created, blob, tuple(packs))
+        return State(place, digest, created, blob, tuple(packs), base)
 
 
-def _decode(data: bytes, packs: int) -> Listing:
+def _decode(data: bytes, base: bytes | None, packs: int) -> Listing:
+    raw = _inflate(data) if base is None else unpatch(data, _inflate(base), listing.MOST_BYTES)
+    return listing.decode(raw, packs)
+
+
+def _inflate(data: bytes) -> bytes:
     source = memoryview(data)
     at = 0
 
@@ -113,12 +141,17 @@ def _decode(data: bytes, packs: int) -> Listing:
         at += size
         return bytes(source[at - size : at])
 
-    return listing.decode(joined(open_decompressor(read), listing.MOST_BYTES), packs)
+    return joined(open_decompressor(read), listing.MOST_BYTES)
 
 
-def _encode(found: Listing) -> bytes:
+def _encode(found: Listing, base: bytes | None) -> tuple[bytes, bool]:
+    """A listing as a blob, and whether that is a patch of the base: it is, unless it is too much of one."""
     data = listing.encode(found)
+    if base is not None and len(data) <= listing.MOST_BYTES:
+        patched = patch(data, _inflate(base))
+        if len(patched) * _WORTH < len(base):
+            return patched, True
     packed = compress(data, "zstd")
     if len(data) > listing.MOST_BYTES or len(packed) > artifact.MOST_PACKED:
         raise ContentError(f"there are too many files ({len(found.entries)}) in a cache mount")
-    return packed
+    return packed, False

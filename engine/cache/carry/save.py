@@ -134,11 +134,11 @@ class Saver:
             waiting.release()
 
     async def publish(self, name: str, id: str, instance: Path, found: Survey, listing: Listing, packs: Sequence[Descriptor],
-                      earliest: float, now: float) -> State:  # fmt: skip
-        """Publishes a state whose packs have been pushed, later than `earliest` (the time of the one it follows), and writes down
-        what the instance was when it was read. Raises `RegistryError`, `StorageError`."""
-        created = max(now, math.nextafter(earliest, math.inf))
-        state = await self._remote.publish(self._place, name, id, created, listing, packs)
+                      before: State | None, now: float) -> State:  # fmt: skip
+        """Publishes a state whose packs have been pushed, as one that is later than the state before, and writes down what the
+        instance was when it was read. Raises `RegistryError`, `StorageError`."""
+        created = max(now, math.nextafter(before.created, math.inf)) if before else now
+        state = await self._remote.publish(self._place, name, id, created, listing, packs, before)
         await anyio.to_thread.run_sync(_store, instance, state, found, listing)
         return state
 
