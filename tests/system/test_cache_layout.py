@@ -15,6 +15,7 @@ from engine import Engine, Settings
 from engine.cache import inline
 from engine.cache.layouts import CacheLayouts
 from engine.image.digest import Digest
+from engine.image.platform import Platform
 from engine.image.reference import Reference, cache_layout
 from engine.progress.events import Event, StepExplained, Warned
 from engine.registry.server.faults import Fault
@@ -314,6 +315,37 @@ async def test_the_cache_is_in_a_file_too_and_outlives_a_copy_to_another_format(
     await anyio.run_process(["skopeo", "copy", "--dest-tls-verify=false", "--format", "v2s2", f"oci:{output}", name])
     source = CacheLocation(Reference.parse(name.removeprefix("docker://")), image=True)
     assert (await build_on(memory / "two", request(context, cache_from=(source,)))).ran == 0
+
+
+async def test_each_platforms_image_has_its_own_cache(registry: RegistryServer, memory: Path) -> None:
+    context = write_context(memory / "app", "FROM scratch\nARG TARGETARCH\nCOPY a-$TARGETARCH /a\n", **{"a-amd64": "1", "a-arm64": "2"})
+    name = f"{registry.address}/app:1"
+    both = (Platform.parse("linux/amd64"), Platform.parse("linux/arm64"))
+    first = await build_on(memory / "one", request(context, name, cache_inline=True, platforms=both))
+    source = CacheLocation(Reference.parse(name), image=True)
+    again = await build_on(memory / "two", request(context, name, cache_inline=True, cache_from=(source,), platforms=both))
+    assert (again.digest, again.ran, again.cached) == (first.digest, 0, 2)
+
+
+async def test_looking_for_a_cache_in_an_image_is_one_request_where_there_is_none(
+        base: str, registry: RegistryServer, memory: Path) -> None:  # fmt: skip
+    context = write_context(memory / "app", f"FROM {base}\n" + "".join(f"RUN true {n}\n" for n in range(5)))
+    events: list[Event] = []
+    for name, status in (("absent", 404), ("base", 200)):
+        registry.log.clear()
+        source = CacheLocation(Reference.parse(f"{registry.address}/{name}:1"), image=True)
+        await build_on(memory / name, request(context, cache_from=(source,)), events)
+        asked = [e.status for e in registry.requests if e.path == f"/v2/{name}/manifests/1" and e.method == "GET"]
+        assert asked.count(status) in (1, 2) and warnings(events) == [], "2: base is what the build starts from, too"
+
+
+async def test_a_registry_that_is_down_costs_one_warning_for_image_and_entries(base: str, registry: RegistryServer, memory: Path) -> None:
+    context = write_context(memory / "app", f"FROM {base}\nRUN true\n")
+    registry.add_fault(Fault(path="/v2/cache/.*", kind="status", status=403, times=None))
+    events: list[Event] = []
+    source = CacheLocation(Reference.parse(f"{registry.address}/cache:1"), image=True)
+    assert (await build_on(memory / "one", request(context, cache_from=(source,)), events)).ran == 1
+    assert len(warnings(events)) == 1
 
 
 @pytest.mark.parametrize("spoil", ["layers", "place", "keys", "type"])
