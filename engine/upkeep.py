@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from engine.cache import entries, instances
 from engine.cache.holdings import RecordHolding
 from engine.content.gc import Item, Policy, Verdict
-from engine.content.prune import BlobHolding, Holding, prune
+from engine.content.prune import BlobHolding, Holding, ScratchHolding, prune
 from engine.content.reserve import Reserve
 from engine.errors import ContentError, ContextError, EngineError, NotFoundError, RegistryError, UsageError
 from engine.image.config import ImageConfig
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ROOTS = ("record", "base", "mount")
 """The kinds that are kept for their own sake, and that a policy can name."""
-KINDS = (*ROOTS, "layer", "blob", "index")
+KINDS = (*ROOTS, "layer", "blob", "index", "scratch")
 _NOT_ALLOWED = 405  # the status for what a registry does not do
 _REMOVALS = 16
 """Entries of a registry cache that are looked at, or removed, at once."""
@@ -97,6 +97,7 @@ class Upkeep:
         self._holdings: tuple[Holding, ...] = (
             RecordHolding(wiring.records), wiring.mechanisms.cache_mounts, LayerHolding(state / "layers", measure, remove),
             IndexHolding(wiring.indexes), BlobHolding(wiring.content, state / "trash"),
+            ScratchHolding([state / name for name in ("roots", "ingest", "tmp")], measure, remove),
         )  # fmt: skip
 
     async def usage(self, now: float) -> list[KindUsage]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -65,6 +65,54 @@ async def _detached(holding: Holding, items: Sequence[Item]) -> bool:
     except StorageError:
         return False
     return True
+
+
+class ScratchHolding:
+    """What processes that were killed have left in some directories, whose entries are claimed while their owners live. Builds
+    remove it, too, when they come to need such a directory themselves. `measure` and `remove` are given paths, and do what they
+    are called whoever owns the files."""
+
+    kind = "scratch"
+
+    def __init__(self, directories: Sequence[Path], measure: Callable[[list[str]], Awaitable[list[int]]],
+                 remove: Callable[[list[str]], Awaitable[None]]) -> None:  # fmt: skip
+        self._directories = directories
+        self._measure = measure
+        self._remove = remove
+        self._sizes: dict[Path, int] = {}
+
+    async def survey(self) -> None:
+        """Measures what is left."""
+        paths: list[Path] = []
+        for directory in self._directories:
+            for path in claims.entries(directory):
+                with claims.abandoned(path) as dead:
+                    paths += [path] if dead else []
+        sizes = await self._measure([str(path) for path in paths]) if paths else []
+        self._sizes = dict(zip(paths, sizes, strict=True))
+
+    def items(self) -> Iterable[Item]:
+        """One item for each; nobody needs it, however young it is."""
+        return [Item((self.kind, f"{path.parent.name}/{path.name}"), size + _blocks(path), 0.0) for path, size in self._sizes.items()]
+
+    async def detach(self, items: Sequence[Item]) -> None:
+        """Nothing is to be done: nobody looks at it."""
+
+    async def purge(self) -> None:
+        """Removes what was found, unless another one does."""
+        for path in self._sizes:
+            with claims.abandoned(path) as dead:
+                if dead:
+                    await self._remove([str(path)])
+        self._sizes = {}
+
+
+def _blocks(path: Path) -> int:
+    """The bytes that a file or a directory itself takes on disk."""
+    try:
+        return path.lstat().st_blocks * 512
+    except OSError:
+        return 0
 
 
 class BlobHolding:

@@ -68,6 +68,7 @@ class Killer:
             if number % self._plan.verify_every == 0 or number == self._plan.rounds - 1:
                 self._finish(["cache", "verify", "--state-dir", self._plan.state])
                 self._counts["verified"] += 1
+        self._finish(["cache", "prune", "--state-dir", self._plan.state])  # no build that needs roots may have come after the last
         return self._counts
 
     def _build(self, context: str, state: str, *flags: str) -> list[str]:

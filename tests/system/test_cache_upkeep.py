@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -21,6 +23,7 @@ from engine.layer.index import Index
 from engine.progress.events import Event, StepOutput
 from engine.registry.server.server import RegistryServer
 from engine.request import CacheLocation, OutputRequest
+from engine.settings import Snapshots
 from engine.upkeep import Upkeep
 from engine.wiring import Wiring
 
@@ -75,6 +78,36 @@ async def test_everything_can_go_and_the_next_build_is_right(base: str, memory: 
     assert [p for p in files_of(memory) if not p.endswith("about")] == []
     assert (await aniko(memory, "du"))["total"]["size"] == 0
     assert await built(memory, STEPS.format(base=base), f="1") == (3, 0)
+
+
+@pytest.mark.parametrize("snapshots", ["overlay", "walk"])
+async def test_what_killed_builds_have_left_is_counted_and_goes(snapshots: Snapshots, base: str, memory: Path) -> None:
+    """Also when no build comes that would remove it; and not what a running build has."""
+    line = "RUN --mount=type=cache,target=/c,id=c head -c 3000000 /dev/urandom > /big; touch /c/begun; until test -e /c/go; do usleep 9000; done\n"
+    context = write_context(memory / "app", f"FROM {base}\n{line}")
+    command = [sys.executable, "-m", "engine.cli", "build", "--state-dir", str(memory / "state"), "--snapshots", snapshots, str(context)]
+    for round_ in range(2):
+        async with await anyio.open_process(command, stdin=subprocess.DEVNULL, start_new_session=True) as process:
+            with anyio.fail_after(120):
+                while True:
+                    if begun := list((memory / "state/mounts").glob("*/*/begun")):
+                        break
+                    await anyio.sleep(0.01)
+            used = (await aniko(memory, "du"))["kinds"]["scratch"]
+            assert used["count"] == 0, "it is a living build's"
+            await aniko(memory, "prune")
+            begun[0].unlink()
+            if round_ == 0:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                begun[0].with_name("go").touch()
+            assert (await process.wait() == 0) == bool(round_)
+        if round_ == 0:
+            scratch = (await aniko(memory, "du"))["kinds"]["scratch"]
+            assert scratch["count"] >= 1 and scratch["reclaimable"] == scratch["size"] > 3_000_000
+            gone = await aniko(memory, "prune")
+            assert gone["freed"] >= scratch["size"]
+            assert [p for name in ("roots", "ingest", "tmp") for p in (memory / "state" / name).glob("*")] == []
 
 
 async def test_policies_choose_by_kind_and_age_and_size(base: str, memory: Path) -> None:
