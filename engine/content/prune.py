@@ -93,7 +93,8 @@ class ScratchHolding:
 
     def items(self) -> Iterable[Item]:
         """One item for each; nobody needs it, however young it is."""
-        return [Item((self.kind, f"{path.parent.name}/{path.name}"), size + _blocks(path), 0.0) for path, size in self._sizes.items()]
+        for path, size in self._sizes.items():
+            yield Item((self.kind, f"{path.parent.name}/{path.name}"), size + _blocks(path), 0.0)
 
     async def detach(self, items: Sequence[Item]) -> None:
         """Nothing is to be done: nobody looks at it."""
