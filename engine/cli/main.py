@@ -32,14 +32,13 @@ _ISSUE = "This is a bug in aniko, not a mistake of yours. Please report it, with
 def command() -> NoReturn:
     """The program: `main`, and the end of the process. The interpreter is not taken down with care: that takes a fifth of a small
     build, and gives back to the system what it takes back anyway. Nothing is left open or running when `main` returns."""
+    gc.set_threshold(_COLLECT_AFTER, 20, 20)
     os._exit(main())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line (default: the process's) and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    thresholds = gc.get_threshold()
-    gc.set_threshold(_COLLECT_AFTER, 20, 20)
     debug = os.environ.get("ANIKO_DEBUG", "") not in ("", "0")
     try:
         while words and words[0] in ("--debug", "-D"):
@@ -51,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:
         return _fail(error, debug=debug or _DEBUG_FLAG in words)
     finally:
-        gc.set_threshold(*thresholds)
         _flush()
 
 
