@@ -311,6 +311,23 @@ async def test_a_wait_for_the_lock_can_be_ended(one: Builder, place: Place, dire
                             "it is left alone for the rest of this build"]
 
 
+async def test_an_index_that_cannot_be_written_whole_leaves_the_one_before(one: Builder, place: Place, directory: Path,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    await one.write(place, one.record("before"))
+    real = os.write
+
+    def fills(fd: int, data: bytes) -> None:
+        real(fd, data[: len(data) // 2])
+        if b'"manifests"' in data:
+            raise OSError(28, "No space left on device")
+        real(fd, data[len(data) // 2 :])
+
+    monkeypatch.setattr(layout_files, "_write", fills)
+    await one.write(place, one.record("after", b"after"))
+    assert len(one.warnings) == 1 and "No space left" in one.warnings[0]
+    assert list(await one.find(place, "before", "after")) == [key("before")]
+
+
 async def test_a_full_disk_is_an_error_with_the_directorys_name(one: Builder, place: Place, directory: Path,
                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     def full(fd: int, data: bytes) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -66,6 +67,13 @@ def listed(directory: Path) -> list[dict[str, object]]:
     found = json.loads((directory / "index.json").read_bytes())["manifests"]
     assert isinstance(found, list)
     return found
+
+
+def document(directory: Path, entry: dict[str, object]) -> dict[str, Any]:
+    """A blob that is JSON."""
+    value = json.loads((directory / "blobs/sha256" / str(entry["digest"]).removeprefix("sha256:")).read_bytes())
+    assert isinstance(value, dict)
+    return value
 
 
 def check_whole(directory: Path) -> None:
@@ -208,17 +216,17 @@ async def test_an_entry_that_lies_about_its_layer_is_built_anew_and_replaced(bas
     dockerfile = f"FROM {base}\nRUN echo a > /a\n"
     context = write_context(memory / "app", dockerfile)
     await build_on(memory / "one", cached_in(context, memory / "cache"))
-    layouts, reference = CacheLayouts(), cache_layout(str(memory / "cache"))
+    layouts, reference, lie = CacheLayouts(), cache_layout(str(memory / "cache")), str(Digest.of(b"another"))
     for entry in listed(memory / "cache"):
-        raw = (memory / "cache/blobs/sha256" / str(entry["digest"]).removeprefix("sha256:")).read_bytes()
-        value = json.loads(raw)
-        value["annotations"]["dev.aniko.cache.diff-id"] = str(Digest.of(b"another"))
+        value = document(memory / "cache", entry)
+        value["annotations"]["dev.aniko.cache.diff-id"] = lie
         tag = json.loads(json.dumps(entry))["annotations"]["org.opencontainers.image.ref.name"]
         await layouts.push_manifest(reference.with_tag(tag), json.dumps(value).encode(), str(entry["mediaType"]))
     write_context(context, dockerfile + "RUN test $(cat /a) = a\n")
     events: list[Event] = []
     assert (await build_on(memory / "two", cached_in(context, memory / "cache"), events)).ran == 2
     assert len(warnings(events)) == 1 and "is built anew" in warnings(events)[0]
+    assert not [e for e in listed(memory / "cache") if lie in json.dumps(document(memory / "cache", e))]
     for machine in ("two", "three"):
         events.clear()
         assert (await build_on(memory / machine, cached_in(context, memory / "cache"), events)).ran == 0
