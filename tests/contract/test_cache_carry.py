@@ -337,6 +337,16 @@ async def test_packs_that_the_registry_has_lost_are_sent_again(server: RegistryS
     assert len(list((await other.build(place)).rglob("*"))) == 400 + 7 + 1
 
 
+async def test_a_state_whose_listing_is_lost_is_replaced(place: Place, one: Machine, other: Machine, tmp_path: Path) -> None:
+    await one.build(to=place, step=lambda path: (path / "one").write_text("1"))
+    for blob in (tmp_path / "registry").rglob("*"):
+        if blob.is_file() and blob.read_bytes().startswith(b"\x28\xb5\x2f\xfd"):
+            blob.unlink()
+    await other.build(place, to=place, step=lambda path: (path / "other").write_text("2"))
+    assert [text.split(":")[0] for text in other.warnings] == ["cache mount cache begins without what was saved of it"]
+    assert os.listdir(await Machine(tmp_path / "third", one.client).build(place)) == ["other"]
+
+
 async def test_a_user_with_one_id_has_the_files_and_a_warning(place: Place, one: Machine, tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("only root has other ids to give")

@@ -23,9 +23,9 @@ from engine.cache.carry.artifact import Place, State
 from engine.cache.carry.record import Origin
 from engine.cache.carry.remote import Remote
 from engine.cache.carry.restore import restore
-from engine.cache.carry.save import Base, Saver, examine, known_base
+from engine.cache.carry.save import Base, Saver, known_base
 from engine.cache.carry.stall import watched
-from engine.cache.carry.survey import is_empty
+from engine.cache.carry.survey import Survey, is_empty, survey
 from engine.cache.mounts import DEFAULT_OWNER, CacheMounts, Spec
 from engine.errors import EngineError, RegistryError
 from engine.progress.reporter import Reporter
@@ -135,8 +135,9 @@ class Carrier:
         with self._step(f"[internal] restore cache mount {spec.id}") as (step, done):
             remote, old = self._remote(), None
             if origin:
-                found, before = await examine(self._workers, instance)
-                if not found.same or before is None:
+                found: Survey = await self._workers.call(survey, str(instance))
+                before = await anyio.to_thread.run_sync(record.load, instance) if found.same else None
+                if before is None:
                     done("it was changed here, and stays as it is")
                     return
                 old = before.listing
@@ -196,9 +197,11 @@ class Carrier:
             with anyio.fail_after(self._patience.lock) as waiting:
                 async with self._mounts.reading(used.instance, shared=shared):
                     waiting.deadline = math.inf
-                    found, before = await examine(self._workers, used.instance)
-                    if found.same and before and not anew and there and (text := _as_it_was(before.origin, there)):
+                    found: Survey = await self._workers.call(survey, str(used.instance))
+                    origin = await anyio.to_thread.run_sync(record.origin, used.instance)
+                    if found.same and origin and there and not anew and (text := _as_it_was(origin, there)):
                         return text
+                    before = await anyio.to_thread.run_sync(record.load, used.instance)
                     base = Base() if anew else await known_base(remote, there, before, self._near(target))
                     listing, packs = await saver.read(used.instance, found, before, base, pushes)
         follows = None if anew else next(iter([there] if there else self._near(target)), None)

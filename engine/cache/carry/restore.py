@@ -68,7 +68,14 @@ def assign(listing: Listing, here: Sequence[Entry], holds: Callable[[int, int], 
     for number, files in places.items():
         chunk = listing.table[number]
         pieces.setdefault(chunk.pack, []).append(Piece(chunk.offset, chunk.size, chunk.digest, tuple(files)))
-    return Work(tuple(directories), Index(empty), Index(unchanged), Index(long), Index(rest), pieces, foreign)
+    return Work(tuple(directories), _sendable(empty), _sendable(unchanged), _sendable(long), _sendable(rest), pieces, foreign)
+
+
+def _sendable(entries: Sequence[Entry]) -> Index:
+    """An index whose bytes, as workers get it, are made here and not in the event loop."""
+    index = Index(entries)
+    index.to_bytes()
+    return index
 
 
 async def restore(remote: Remote, workers: Workers, state: State, path: str, old: Listing | None = None,

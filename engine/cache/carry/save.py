@@ -16,12 +16,13 @@ from engine.cache.carry import artifact, packing, record
 from engine.cache.carry.artifact import Place, State
 from engine.cache.carry.listing import Chunk, Listing
 from engine.cache.carry.packing import Pack, Packed, Wanted
-from engine.cache.carry.plan import Digests, compose, keep
+from engine.cache.carry.plan import Digests, Kept, compose, keep
 from engine.cache.carry.record import Record
 from engine.cache.carry.remote import Remote
 from engine.cache.carry.restore import origin_of
-from engine.cache.carry.survey import Survey, survey
+from engine.cache.carry.survey import Survey
 from engine.content.faults import storing
+from engine.errors import ContentError, NotFoundError
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest
 from engine.layer.index import collector_paused
@@ -49,19 +50,16 @@ class _Found:
     packs: list[Pack] = field(default_factory=list)
 
 
-async def examine(workers: Workers, instance: Path) -> tuple[Survey, Record | None]:
-    """An instance as it is, and the record of it. The caller holds it."""
-    found: Survey = await workers.call(survey, str(instance))
-    return found, await anyio.to_thread.run_sync(record.load, instance)
-
-
 async def known_base(remote: Remote, target: State | None, before: Record | None, others: Iterable[State]) -> Base:
     """What a new state may refer to: the one it takes the place of, else one of `others` in its repository that this machine has
-    the record of. Raises `RegistryError`, `ContentError`."""
+    the record of; nothing if its listing is lost. Raises `RegistryError`."""
     for state in [target] if target else others:
         if before and before.origin.digest == str(state.digest):
             return Base(state.packs, before.listing.table)
-    return Base(target.packs, (await remote.listing(target)).table) if target else Base()
+    try:
+        return Base(target.packs, (await remote.listing(target)).table) if target else Base()
+    except (NotFoundError, ContentError):
+        return Base()
 
 
 class Saver:
@@ -79,19 +77,14 @@ class Saver:
                    pushes: TaskGroup) -> tuple[Listing, list[Descriptor]]:  # fmt: skip
         """The listing of an instance as it was found, and its packs, the new ones of which are being pushed in the group. Raises
         `StorageError` and what workers raise."""
-        entries = found.entries.entries
-        wanted = {entry.path: Wanted(entry.path, entry.size, look)
-                  for entry, look in zip(entries, found.looks, strict=True) if entry.kind == "file" and entry.size}  # fmt: skip
-        so_far = _Found(await anyio.to_thread.run_sync(_known, found, before))
-        unread = [file for path, file in wanted.items() if path not in so_far.digests]
+        so_far = _Found()
+        wanted, unread = await anyio.to_thread.run_sync(_begin, found, before, so_far)
         waiting = anyio.Semaphore(_WAITING)
         known = {chunk.digest for chunk in base.table}
         await self._pass(instance, unread, known, so_far, pushes, waiting, only=False)
-        live = {digest for digests in so_far.digests.values() for digest, _ in digests}
-        kept = await anyio.to_thread.run_sync(lambda: keep(base.table, live, full=self._full))
-        missing = live.difference(kept.chunks, (digest for pack in so_far.packs for digest, _ in pack.chunks))
-        again = [file for path, file in wanted.items() if any(digest in missing for digest, _ in so_far.digests.get(path, ()))]
+        kept, missing, again = await anyio.to_thread.run_sync(self._rest, wanted, base, so_far)
         await self._pass(instance, again, missing, so_far, pushes, waiting, only=True)
+        entries = found.entries.entries
 
         def listed() -> Listing:
             with collector_paused():
@@ -100,6 +93,15 @@ class Saver:
         listing = await anyio.to_thread.run_sync(listed)
         self.left_out += len(entries) - len(listing.entries)
         return listing, [*(base.packs[number] for number in kept.packs), *map(_descriptor, so_far.packs)]
+
+    def _rest(self, wanted: Sequence[Wanted], base: Base, found: _Found) -> tuple[Kept, set[bytes], list[Wanted]]:
+        """What is taken over, the chunks that lie nowhere then, and the files that have them."""
+        with collector_paused():
+            live = {digest for digests in found.digests.values() for digest, _ in digests}
+            kept = keep(base.table, live, full=self._full)
+            missing = live.difference(kept.chunks, (digest for pack in found.packs for digest, _ in pack.chunks))
+            again = [file for file in wanted if any(digest in missing for digest, _ in found.digests.get(file.path, ()))]
+            return kept, missing, again
 
     async def _pass(self, instance: Path, files: Sequence[Wanted], chosen: Collection[bytes], found: _Found, pushes: TaskGroup,
                     waiting: anyio.Semaphore, *, only: bool) -> None:  # fmt: skip
@@ -149,10 +151,18 @@ def _store(instance: Path, state: State, found: Survey, listing: Listing) -> Non
         record.store(instance, Record(origin_of(state), listing, [looks[entry.path] for entry in listing.entries]))
 
 
-def _known(found: Survey, before: Record | None) -> dict[bytes, Digests]:
+def _begin(found: Survey, before: Record | None, so_far: _Found) -> tuple[list[Wanted], list[Wanted]]:
+    """All files that have something in them, and those of them that have to be read; the chunks of the others are known."""
+    with collector_paused():
+        if before is not None:
+            so_far.digests.update(_known(found, before))
+        rows = zip(found.entries.entries, found.looks, strict=True)
+        wanted = [Wanted(entry.path, entry.size, look) for entry, look in rows if entry.kind == "file" and entry.size]
+        return wanted, [file for file in wanted if file.path not in so_far.digests]
+
+
+def _known(found: Survey, before: Record) -> dict[bytes, Digests]:
     """The chunks of the files that need not be read."""
-    if before is None:
-        return {}
     table = before.listing.table
     return {entry.path: tuple((table[number].digest, table[number].size) for number in before.listing.chunks[row])
             for entry, row in zip(found.entries.entries, found.known, strict=True) if row >= 0 and entry.size}  # fmt: skip
