@@ -260,7 +260,7 @@ async def test_two_processes_that_write_one_directory_at_once_both_survive(base:
     async def build(name: str) -> None:
         dockerfile = f"FROM {base}\n" + "".join(f"RUN echo {name} {n}\n" for n in range(6)) + "RUN echo shared\n"
         context = write_context(memory / name, dockerfile)
-        command = [sys.executable, "-m", "engine.cli.main", "build", "--state-dir", str(memory / f"state-{name}"), "-q",
+        command = [sys.executable, "-m", "engine.cli", "build", "--state-dir", str(memory / f"state-{name}"), "-q",
                    "--cache-to", f"type=local,dest={memory}/cache,mode=max", str(context)]  # fmt: skip
         await anyio.run_process(command)
 
@@ -396,7 +396,7 @@ async def test_the_command_line_writes_and_reads_both(base: str, registry: Regis
     context, name = write_context(memory / "app", STAGES.format(base=base), src="source\n"), f"{registry.address}/app:1"
 
     async def aniko(state: str, *flags: str) -> str:
-        command = [sys.executable, "-m", "engine.cli.main", "build", "--state-dir", str(memory / state), "--progress", "plain", "--explain"]
+        command = [sys.executable, "-m", "engine.cli", "build", "--state-dir", str(memory / state), "--progress", "plain", "--explain"]
         done = await anyio.run_process([*command, *flags, str(context)], stderr=subprocess.STDOUT, cwd=memory, check=False)
         assert done.returncode == 0, done.stdout
         return done.stdout.decode()
