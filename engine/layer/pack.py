@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from engine.image.digest import Digest
 from engine.layer.compress import BlobSink, Buffer
 from engine.layer.contents import show
 from engine.layer.entries import Change, Entry
-from engine.layer.index import CONSULTED, MOST_CONSULTED, Index, IndexStore, collector_paused
+from engine.layer.index import CONSULTED, MOST_CONSULTED, Index, IndexStore, collector_paused, decode, encode
 from engine.layer.tarcodec import END, header_encoder, padding
 
 _SECOND = 1_000_000_000
@@ -41,7 +41,7 @@ class Packed:
         return self.index.entries
 
 
-def pack(changes: Sequence[Change], blob_path: str, compression: str = "gzip", level: int | None = None, index_dir: str = "",
+def pack(changes: Iterable[Change], blob_path: str, compression: str = "gzip", level: int | None = None, index_dir: str = "",
          clamp_mtime: int | None = None, *, hash_files: bool = False, threads: int | None = None) -> Packed:
     """Packs changes, in their order, into a layer's blob at `blob_path`. Equal changes give equal bytes.
 
@@ -63,24 +63,23 @@ def pack(changes: Sequence[Change], blob_path: str, compression: str = "gzip", l
     return Packed(written.diff_id, written.digest, written.size, written.tar_size, index)
 
 
-Columns = tuple[list[tuple[object, ...]], tuple[bytes | None, ...], tuple[int, ...]]
-"""Changes by columns: what goes to another process several times as fast as the changes themselves."""
+Columns = tuple[bytes, bytes, bytes]
+"""Changes by columns: an index of the entries, where their bytes lie (joined by NUL), and at which offset (eight bytes each). They
+are a fraction of the changes in memory, and go to another process several times as fast."""
 
 
 def to_columns(changes: Sequence[Change]) -> Columns:
     """Changes as columns; there has to be one at least."""
     with collector_paused():
         entries, sources, offsets = zip(*changes, strict=True)
-        return list(zip(*entries, strict=True)), sources, offsets
+        return encode(entries), b"\0".join([source or b"" for source in sources]), array("q", offsets).tobytes()
 
 
 def pack_columns(columns: Columns, *arguments: Any) -> Packed:
     """As `pack`, which takes the rest of the arguments. A job for a worker."""
-    with collector_paused():
-        entries, sources, offsets = columns
-        rows = map(partial(tuple.__new__, Entry), zip(*entries, strict=True))
-        changes = list(map(partial(tuple.__new__, Change), zip(rows, sources, offsets, strict=True)))
-    return pack(changes, *arguments)
+    entries, sources, offsets = columns
+    rows = zip(decode(entries), sources.split(b"\0"), array("q", offsets), strict=True)
+    return pack((Change(entry, source or None, offset) for entry, source, offset in rows), *arguments)
 
 
 class _Tar:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from zlib import crc32
 
 import anyio.to_thread
 
@@ -61,9 +62,22 @@ class FileSelection:
         return cls(CopyRequest((_encode(path),), b"/", b"/", keep_owner=True))
 
 
+class Listing:
+    """For people, each file with a checksum: made when it is first asked for. What it is made of is large, and forgotten then."""
+
+    def __init__(self, make: Callable[[], Mapping[str, str]]) -> None:
+        self._make: Callable[[], Mapping[str, str]] | None = make
+        self._made: Mapping[str, str] = {}
+
+    def __call__(self) -> Mapping[str, str]:
+        if self._make is not None:
+            self._made, self._make = self._make(), None
+        return self._made
+
+
 @dataclass(frozen=True, slots=True)
 class FilesKey:
-    """What a step takes from somewhere: a digest of it, and for people each file with a checksum, made when it is asked for."""
+    """What a step takes from somewhere: a digest of it, and what is in it."""
 
     digest: str
     listing: Callable[[], Mapping[str, str]] = dict
@@ -92,17 +106,17 @@ class Inputs:
             return FilesKey(_joined(parts), lambda: urls)
         context = await self._job.context(name)
         copied = await anyio.to_thread.run_sync(_plan, selection.request, context.tree)
-        items = list(copied_digest_items(copied, await context.digests(list(_files(copied)))))
-        parts.append(_digest(items))
-        return FilesKey(_joined(parts), cache(lambda: urls | copied_listing(copied, items)))
+        digest, listing = _summed(copied, await context.digests(list(_files(copied))))
+        parts.append(digest)
+        return FilesKey(_joined(parts), Listing(lambda: urls | listing()))
 
     async def state_files(self, state: State, selection: FileSelection) -> FilesKey:
         """What a step takes from another state: equal for equal files, whatever layers they lie in."""
         tree = await self._job.mechanisms.trees.tree(state.chain)
         copied = await anyio.to_thread.run_sync(_plan, selection.request, tree)
         unknown = [c.from_path for c in copied if c.from_path is not None and c.entry.size and not c.entry.digest]
-        items = list(copied_digest_items(copied, await self._hashed(state, tree, unknown)))
-        return FilesKey(_digest(items), cache(lambda: copied_listing(copied, items)))
+        digest, listing = _summed(copied, await self._hashed(state, tree, unknown))
+        return FilesKey(digest, Listing(listing))
 
     async def _hashed(self, state: State, tree: Tree, paths: Sequence[bytes]) -> dict[bytes, str]:
         if not paths:
@@ -150,8 +164,13 @@ def _files(copied: Iterable[Copied]) -> Iterable[bytes]:
     return (c.from_path for c in copied if c.from_path is not None and c.entry.size)
 
 
-def _digest(items: Iterable[bytes]) -> str:
-    return hashlib.sha256(b"".join(items)).hexdigest()
+def _summed(copied: Sequence[Copied], digests: Mapping[bytes, str]) -> tuple[str, Callable[[], dict[str, str]]]:
+    """The digest of a copy, and what lists it."""
+    digest, checksums = hashlib.sha256(), array("I")
+    for item in copied_digest_items(copied, digests):
+        digest.update(item)
+        checksums.append(crc32(item))
+    return digest.hexdigest(), lambda: copied_listing(copied, checksums)
 
 
 def _joined(parts: Iterable[str]) -> str:

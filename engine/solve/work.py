@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from engine.cache.base import Record
@@ -135,6 +136,7 @@ class PlanWork:
         return states[step.parent].grown(hit.record.layer, hit.record.created)
 
     async def _make(self, step: Step, states: Mapping[str, State], key: Key) -> Record:
+        await anyio.to_thread.run_sync(lambda: key.ingredients)  # while a step runs, what they are made of need not be there
         layer = await run_step(self._job, step, states, self._inputs)
         created = self._job.mechanisms.clock()
         await self._publish(step, layer, created, key, await self._keys.definition(step.id))

@@ -30,18 +30,18 @@ def copied_digest_items(copied: Iterable[Copied], digests: Mapping[bytes, str]) 
             _frame(xattrs) if xattrs else b"")
 
 
-def copied_listing(copied: Sequence[Copied], items: Sequence[bytes]) -> dict[str, str]:
+def copied_listing(copied: Sequence[Copied], checksums: Sequence[int]) -> dict[str, str]:
     """A checksum for each file of a copy, by where it comes from or else goes to, for people who want to know which one changed.
-    In large copies one for each directory, down to a depth at which there are not too many. `items` are what
-    `copied_digest_items` gives for the copy."""
-    counted = [(c, item) for c, item in zip((c for c in copied if not c.kept), items, strict=True) if c.entry.kind != "dir"]
+    In large copies one for each directory, down to a depth at which there are not too many. `checksums` are the crc32 of
+    what `copied_digest_items` gives for the copy."""
+    counted = [(c, sum_) for c, sum_ in zip((c for c in copied if not c.kept), checksums, strict=True) if c.entry.kind != "dir"]
     paths = [(c.from_path if c.from_path is not None else c.entry.path) for c, _ in counted]
     folders = [path.rpartition(b"/")[0] for path in paths] if len(paths) > MOST_LISTED else []
     shorter = _shortened(set(folders))
     out: dict[bytes, int] = {}
-    for n, (_, item) in enumerate(counted):
+    for n, (_, checksum) in enumerate(counted):
         name = shorter[folders[n]] if folders else paths[n]
-        out[name] = crc32(item, out.get(name, 0))
+        out[name] = crc32(checksum.to_bytes(4, "little"), out[name]) if name in out else checksum
     return {name.decode(errors="backslashreplace") or ".": f"{value:08x}" for name, value in out.items()}
 
 

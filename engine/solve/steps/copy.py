@@ -36,6 +36,9 @@ class _Copy:
         self._parent = states[step.parent]
 
     async def run(self) -> Layer:
+        return await make_layer(self._job, await self._all_changes(), own_files=self._op.source.state is None)
+
+    async def _all_changes(self) -> list[Change]:
         op, job = self._op, self._job
         if op.checksum and not any(is_remote(s) for s in op.sources):
             raise CopyError("checksum requires HTTP(S) or Git sources")
@@ -46,8 +49,7 @@ class _Copy:
         plan = CopyPlan(copy_request(op, owner, job.made_mtime), below)
         tree, context = await self._inputs.source_tree(op.source, self._states) if self._local else (EmptyTree(), None)
         await self._add_all(plan, tree, context)
-        changes = await self._changes(plan.result(), tree, below)
-        return await make_layer(job, changes, own_files=op.source.state is None)
+        return await self._changes(plan.result(), tree, below)
 
     @property
     def _local(self) -> bool:

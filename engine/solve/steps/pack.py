@@ -30,7 +30,9 @@ async def make_layer(job: Job, changes: Sequence[Change], *, own_files: bool) ->
         if small:
             packed = await anyio.to_thread.run_sync(lambda: pack(changes, *arguments), limiter=mechanisms.limiters.workers)
         else:
-            packed = await mechanisms.workers.call(pack_columns, to_columns(changes), *arguments)
+            columns = to_columns(changes)
+            del changes  # unless the caller keeps them, which is not to be while they are packed: they can be many
+            packed = await mechanisms.workers.call(pack_columns, columns, *arguments)
         digest = Digest("sha256", packed.digest)
         writer.commit(digest, packed.size)
     return Layer(Digest("sha256", packed.diff_id), Descriptor(layer_type(job.compression), digest, packed.size))

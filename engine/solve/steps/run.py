@@ -50,8 +50,7 @@ async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State]) -> L
         active = await snapshots.prepare(chain, tree)
         try:
             await _command(job, step, op, active, account, mounts)
-            changes = await snapshots.changes(active, tree)
-            layer = await make_layer(job, changes, own_files=False)
+            layer = await make_layer(job, await snapshots.changes(active, tree), own_files=False)
             if job.latest_mtime is None:
                 await snapshots.commit(active, (*chain, layer))
             else:  # what lies on disk has other times than the layer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 from engine.cache.base import Record
 from engine.image.digest import Digest
 from engine.layer.entries import Entry
@@ -87,7 +89,7 @@ def copied(path: bytes, digest: str = "1") -> Copied:
 
 
 def listed(copy: list[Copied]) -> dict[str, str]:
-    return copied_listing(copy, list(copied_digest_items(copy, {})))
+    return copied_listing(copy, [crc32(item) for item in copied_digest_items(copy, {})])
 
 
 def test_a_listing_has_each_file_and_shows_which_changed() -> None:
