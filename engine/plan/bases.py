@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 from engine.dockerfile.gotext import quote
 from engine.dockerfile.instructions import Warning_
+from engine.errors import PlatformError
 from engine.image.config import ImageConfig
+from engine.image.platform import Platform
+from engine.image.reference import Reference
 from engine.plan.build import ImageKey
 from engine.plan.stages import ImageBase, StageGraph, StageNode
 
@@ -19,6 +22,17 @@ def images_of(graph: StageGraph) -> dict[ImageKey, StageNode]:
         if isinstance(node.base, ImageBase):
             found.setdefault((node.base.reference, node.base.platform), node)
     return found
+
+
+def require_platform(reference: Reference, platform: Platform, config: ImageConfig) -> None:
+    """Raises `PlatformError` for a base that cannot be used for a platform. An index has the one that is asked for or is refused
+    before; what is no index may be for any, and a build on it would be an image that says it runs where it does not."""
+    have = config.platform
+    if have.architecture and not any(
+        (have.os, have.architecture) == (p.os, p.architecture) and have.variant in (p.variant, "") for p in platform.runs()
+    ):
+        raise PlatformError(f"{reference.familiar}: is for {have}, not for {platform}",
+                            hint=f"build with --platform {have}, or write FROM --platform={have}")  # fmt: skip
 
 
 @dataclass

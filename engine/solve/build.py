@@ -20,7 +20,7 @@ from engine.image.platform import Platform
 from engine.layer.base import Chain
 from engine.output.base import Built, BuiltImage, Output
 from engine.plan.base import Plan
-from engine.plan.bases import BaseFacts
+from engine.plan.bases import BaseFacts, require_platform
 from engine.plan.build import ImageKey, PlanInputs, images_wanted, make_plan
 from engine.plan.scope import is_indexed
 from engine.plan.stages import GraphInputs, StageGraph, StageNode, build_graph
@@ -175,6 +175,7 @@ async def _resolve(job: Job, graph: StageGraph, wanted: dict[ImageKey, StageNode
         job.report.step(name, name)
         try:
             configs[key] = (await job.images.resolve(*key)).config
+            require_platform(*key, configs[key])
         except EngineError as error:
             job.report.finished(name, "failed", error.message)
             raise error.at(origin.location, graph.dockerfile.text) from None

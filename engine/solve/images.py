@@ -50,7 +50,7 @@ class Images:
 
     async def resolve(self, reference: Reference, platform: Platform) -> BaseImage:
         """The image for a platform; raises `RegistryError`, `PlatformError` or `ContentError` that name the reference. What is no
-        index is taken as it is, as BuildKit does: see `BaseFacts` for the warning."""
+        index is given whatever platform it is for: see `require_platform`."""
         key = (reference, platform)
         if key not in self._known:
             self._known[key] = await self._flight.run(key, lambda: self._resolve(reference, platform))

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from engine import Engine, Settings
-from engine.errors import CopyError, DockerfileError, EngineError, NotFoundError, RegistryError, RunError
+from engine.errors import CopyError, DockerfileError, EngineError, NotFoundError, PlatformError, RegistryError, RunError
 from engine.image.platform import Platform
 from engine.progress.events import Event, StepFinished, StepOutput
 from engine.registry.server.server import RegistryServer
@@ -159,6 +159,7 @@ async def test_a_failed_run_says_what_where_and_how(base: str, engine: Engine, m
     ("FROM {base}\nCOPY --from=nostage /x /\n", EngineError, "nostage"),
     ("FROM {host}/nosuch:1\n", NotFoundError, "nosuch:1"),
     ("FROM 127.0.0.1:1/app\n", RegistryError, "127.0.0.1:1"),
+    ("FROM --platform=linux/s390x {base}\nRUN x\n", PlatformError, "linux/s390x"),
     ("FROM {base}\nADD evil.tar /\n", EngineError, "evil|climb|outside|escape|breakout"),
     ("FROM {base}\nRUN --mount=type=secret,id=s,required true\n", EngineError, "secret s: not found"),
     ("FROM {base}\nUSER nosuch\nRUN true\n", EngineError, "unable to find user nosuch"),
