@@ -280,7 +280,7 @@ async def test_a_branch_refers_to_what_the_trunk_has(server: RegistryServer, pla
     branch = Place(place.repository, "branch")
     await one.build(to=place, step=many)
     server.log.clear()
-    await other.build(branch, place, to=branch, step=lambda path: (path / "more").write_bytes(b"more"))
+    await other.build(branch, place, to=branch, step=lambda path: (path / "-more").write_bytes(bytes(3000)))
     assert uploaded(server) < 30_000
     third = await Machine(one.folder.parent / "third", one.client).build(branch)
     assert len(list(third.rglob("*"))) == 400 + 7 + 1
