@@ -6,12 +6,12 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import anyio
+from msgspec.structs import replace
 
 from engine.cache.flight import SingleFlight
 from engine.cache.session import CacheSession

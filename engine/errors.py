@@ -8,12 +8,12 @@ escapes is a bug, and the command line says so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Location:
+
+class Location(Struct, frozen=True):
     """A range of lines in a Dockerfile; the first line is 1 and both ends are included."""
 
     first: int

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from msgspec import Struct, field
 
 from engine.image.digest import Digest
 from engine.image.platform import Platform
@@ -15,8 +17,7 @@ from engine.settings import Compression
 OutputKind = Literal["registry", "oci", "docker", "tar", "local"]
 
 
-@dataclass(frozen=True, slots=True)
-class OutputRequest:
+class OutputRequest(Struct, frozen=True):
     """A place for the image. `registry` pushes every tag; `oci` and `docker` write an archive to `destination`, or with
     `archive` false a directory; `tar` and `local` write the root filesystem alone. A `destination` of None is standard
     output, where that makes sense."""
@@ -27,17 +28,16 @@ class OutputRequest:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class SecretSource:
     """A secret's value: a file, or a value given in memory."""
 
     id: str
     file: Path | None = None
-    value: bytes | None = field(default=None, repr=False)
+    value: bytes | None = dataclasses.field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class SshSource:
+class SshSource(Struct, frozen=True):
     """An SSH agent's socket, or private key files to be served by an agent of the build's own."""
 
     id: str
@@ -45,8 +45,7 @@ class SshSource:
     keys: tuple[Path, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CacheLocation:
+class CacheLocation(Struct, frozen=True):
     """A cache beside the state directory: a repository in a registry, or a directory (`engine.image.reference.cache_layout`). What
     is written with mode `min` is the steps whose layers are the image's, with `max` all steps. With `image`, what `repository`
     names may also be an image with a cache in it, as `BuildRequest.cache_inline` makes them."""
@@ -56,8 +55,7 @@ class CacheLocation:
     image: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class BuildRequest:
+class BuildRequest(Struct, frozen=True):
     """One build. `context` is a directory, a tar file, a git or http URL, or `-` (then `stdin` is the tar's path or bytes).
 
     `dockerfile` is a path (relative to the current directory, as with docker; default `Dockerfile` in the context), or None;
@@ -105,7 +103,7 @@ class BuildRequest:
     """Say of each step where its result was found, or why it was not."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class BuildResult:
     """`digest` names the image's manifest, or the index when several platforms were built. `image_id` is the config's digest
     (of the first platform). `cached` and `ran` count layer steps."""
@@ -114,7 +112,7 @@ class BuildResult:
     image_id: Digest
     media_type: str
     size: int
-    manifest: bytes = field(repr=False)
+    manifest: bytes = dataclasses.field(repr=False)
     names: tuple[str, ...] = ()
     cached: int = 0
     ran: int = 0

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from msgspec import Struct, field
 
 Isolation = Literal["auto", "userns", "chroot"]
 Snapshots = Literal["auto", "overlay", "walk"]
 Compression = Literal["gzip", "zstd", "none"]
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """How much of each scarce resource a process of the engine uses at once."""
 
     steps: int = 8
@@ -22,8 +22,7 @@ class Limits:
     workers: int = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """What holds for all builds of an `Engine`.
 
     `state_dir` holds blobs, layers, records and roots. `auth` is the content of docker's config.json (auths, credHelpers,

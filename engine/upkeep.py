@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from engine.cache import entries, instances
 from engine.cache.holdings import RecordHolding
@@ -39,8 +40,7 @@ _REMOVALS = 16
 """Entries of a registry cache that are looked at, or removed, at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class KindUsage:
+class KindUsage(Struct, frozen=True):
     """All things of one kind: how many, their bytes, and the bytes that could go if nothing was kept for its own sake."""
 
     kind: str
@@ -49,8 +49,7 @@ class KindUsage:
     reclaimable: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """What is not as it should be. It has been removed, and will be made or fetched again when it is needed."""
 
     kind: str
@@ -72,8 +71,7 @@ async def opened(settings: Settings) -> AsyncIterator[Upkeep]:
         reserve.keep()
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
+class _Layer(Struct, frozen=True):
     """A layer as records and manifests have it: `size` is the blob's, in bytes."""
 
     diff_id: Digest

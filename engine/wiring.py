@@ -6,13 +6,13 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
+from msgspec.structs import replace
 
 from engine import __version__
 from engine.cache.base import BulkCache
@@ -32,7 +32,6 @@ from engine.image.digest import Digest
 from engine.image.reference import CACHE_LAYOUT, OCI_LAYOUT, Reference
 from engine.layer.index import IndexStore
 from engine.progress.reporter import Reporter
-from engine.registry.layout import OciLayouts
 from engine.request import BuildRequest, CacheLocation
 from engine.settings import Settings
 from engine.solve.limits import Limiters
@@ -182,7 +181,11 @@ class Wiring:
         """Who reads the images and layers that a reference is about: a registry, or an OCI layout on disk."""
         if reference.registry == CACHE_LAYOUT:
             return self.layouts
-        return OciLayouts() if reference.registry == OCI_LAYOUT else self.registry()
+        if reference.registry != OCI_LAYOUT:
+            return self.registry()
+        from engine.registry.layout import OciLayouts
+
+        return OciLayouts()
 
     async def snapshots(self) -> Snapshotter:
         """The snapshotter that this machine can have; raises `IsolationError` when the settings want another."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from engine.image.digest import Digest
 from engine.layer.base import Layer
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """What a step's key stands for. `layer` is None for a step that changed nothing and makes no layer (WORKDIR of a
     directory that exists). `created` is seconds since the epoch. `ingredients` is what the key was made of, by name, to explain
     misses."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engine import codec
 from engine.cache.database import Database
@@ -20,8 +21,7 @@ _USE_PRECISION = 3600.0
 """Seconds by which the last use of a base may be too early on record."""
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(Struct, frozen=True):
     """A reference, what it stood for when it was `seen`, and what of its image is in the state directory (manifest, config and
     layer blobs, unpacked layers). Times are seconds since the epoch."""
 

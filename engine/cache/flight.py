@@ -6,11 +6,11 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import anyio
+from msgspec import Struct, field
 
 from engine.content import claims
 from engine.content.faults import storing
@@ -18,8 +18,7 @@ from engine.content.faults import storing
 T = TypeVar("T")
 
 
-@dataclass(eq=False, slots=True)
-class _Flight(Generic[T]):
+class _Flight(Struct, Generic[T], eq=False):
     """One piece of work on its way."""
 
     waiters: int = 0
@@ -89,8 +88,7 @@ class SingleFlight:
             del self._flights[key]
 
 
-@dataclass(eq=False, slots=True)
-class _Turn:
+class _Turn(Struct, eq=False):
     """A lock of `Turns`, and how many hold it or wait for it."""
 
     lock: anyio.Lock = field(default_factory=anyio.Lock)

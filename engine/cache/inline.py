@@ -13,9 +13,10 @@ verified against its digest when it is fetched.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec import Struct
 
 from engine import codec
 from engine.cache.base import Record
@@ -32,8 +33,7 @@ _MOST_STEPS, _MOST_KEYS = 10_000, 16
 _LONGEST_STEP = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(Struct, frozen=True):
     """A step of an image: the keys that it is found under, and the place of its layer among the image's, None if it made none."""
 
     keys: tuple[Digest, ...]

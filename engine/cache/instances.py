@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
 from errno import EINVAL, EPERM
+
+from msgspec import Struct
 
 from engine.errors import IsolationError
 from engine.isolate import syscalls
@@ -16,8 +17,7 @@ from engine.isolate.overlay import Xattrs, mount_root
 from engine.isolate.paths import Confined
 
 
-@dataclass(frozen=True, slots=True)
-class Beginning:
+class Beginning(Struct, frozen=True):
     """What a new instance begins as: a copy of `source` in a root or directory, or without these an empty directory."""
 
     mode: int

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
 from anyio import from_thread
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from engine import codec
 from engine.cache.flight import SingleFlight
@@ -34,8 +35,7 @@ _COPIES = 4
 """Blobs that are copied at once."""
 
 
-@dataclass
-class _Layout:
+class _Layout(Struct):
     """A directory, and what is known of it: the index as it was read last, entries on their way into it, blobs whose bytes were
     found to be wrong."""
 

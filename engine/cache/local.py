@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from engine.cache import rows
 from engine.cache.base import Record
@@ -23,8 +24,7 @@ _USE_PRECISION = 3600.0
 """Seconds by which a last use may be too early on record: so a build that finds everything writes nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """A record as `du` and `ls` show it: its layer's size in bytes, times in seconds since the epoch."""
 
     key: Digest

@@ -18,11 +18,12 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 from engine import codec
 from engine.cache import instances
@@ -64,8 +65,7 @@ class Spec(Protocol):
     def gid(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """An instance as `du` shows it: bytes on disk, seconds since the epoch, whether a running build has it."""
 
     name: str

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from engine.cache import entries
 from engine.image.descriptor import Descriptor
@@ -41,8 +42,7 @@ class Storage(Protocol):
         """Publishes a manifest under the reference's tag. What it points to is there already."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where entries are: a repository (its tag and digest do not matter), and a scope in it, such as a branch."""
 
     repository: Reference
@@ -58,8 +58,7 @@ class Place:
         return "layout" if self.repository.registry == CACHE_LAYOUT else "registry"
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """An image that may have a cache in it (see `inline`). Of several platforms' images, those for `platforms` are looked at."""
 
     reference: Reference
@@ -67,8 +66,7 @@ class Image:
     tier = "inline"
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(Struct, frozen=True):
     """Seconds: `lookup` for one look-up, `push` for one entry, `drain` for what is still to be pushed when a build has ended.
     Entries older than `ttl` seconds count as absent."""
 
@@ -78,8 +76,7 @@ class Patience:
     ttl: float = math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class Locations:
+class Locations(Struct, frozen=True):
     """What a remote cache tells and asks about where blobs are: the local cache's catalog, by another name.
 
     `seen` is told what a repository was found to have, `origins` is asked where a blob can be taken from, `fetch` makes it be in

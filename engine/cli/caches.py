@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engine.cli.flags import fields
 from engine.cli.parser import did_you_mean
@@ -29,8 +30,7 @@ _IGNORED = ("image-manifest", "oci-mediatypes", "ignore-error")
 _SCOPE = re.compile(r"[^\s,\x00-\x1f]{1,200}")
 
 
-@dataclass(frozen=True, slots=True)
-class CacheFlags:
+class CacheFlags(Struct, frozen=True):
     """What the flags ask for: see `BuildRequest`."""
 
     sources: tuple[CacheLocation, ...]

@@ -7,8 +7,9 @@ import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from engine.cli.parser import did_you_mean
 from engine.errors import SecretError, UsageError
@@ -32,8 +33,7 @@ _STORE_KEYS = {
 _ANNOTATION_TYPE = re.compile(r"([a-z,-]+)(\[[A-Za-z0-9_/,-]+\])?:(.*)", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class OutputFlags:
+class OutputFlags(Struct, frozen=True):
     """What the outputs of a command line say: places, and what concerns the image itself."""
 
     outputs: tuple[OutputRequest, ...] = ()

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec.structs import replace
 
 from engine.cli import amounts, carried, flags, paths
 from engine.cli.caches import caches

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from engine.content.leases import Leased, Name
 
@@ -18,8 +19,7 @@ CLOCK_SLACK = 2.0
 """Seconds by which a file's times may be behind the clock."""
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(Struct, frozen=True):
     """A thing in the state directory. `size` is what removing it frees, in bytes; `used` when it was last used, seconds since
     the epoch; `needs` the names of what must stay as long as it stays. `busy` means that a running build has it right now."""
 
@@ -31,8 +31,7 @@ class Item:
     busy: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """What to let go of. `all` means every root that no running build uses; `older_than` those unused for that many seconds;
     `keep_storage` the least recently used until no more than that many bytes are left. `kinds` limits it to roots of some
     kinds. The default lets go of no root, and removes only what nothing needs."""
@@ -43,8 +42,7 @@ class Policy:
     kinds: frozenset[str] = field(default_factory=frozenset)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """What goes, roots before what only they needed, and bytes: what that frees, and what stays."""
 
     remove: tuple[Item, ...]

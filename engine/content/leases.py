@@ -12,8 +12,9 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from engine.content import claims
 from engine.content.faults import storing
@@ -24,16 +25,14 @@ Name = tuple[str, str]
 """A kind (`blob`, `layer`, `record`, `mount`) and what tells things of that kind apart (a digest, a key, an id)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leased:
+class Leased(Struct, frozen=True):
     """What living leases name, and when the oldest of them began: seconds since the epoch, None when there is none."""
 
     names: frozenset[Name] = frozenset()
     since: float | None = None
 
 
-@dataclass(eq=False, slots=True)
-class Lease:
+class Lease(Struct, eq=False):
     """What one running build uses. It grows until it ends."""
 
     _path: Path

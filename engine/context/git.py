@@ -12,11 +12,12 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
+from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.context.directory import DirectoryTree
 from engine.context.git_login import TOKEN, Login, Secrets, login_for, without_login
@@ -35,8 +36,7 @@ _FETCHED = "refs/engine/fetched"
 _OUTPUT_LIMIT = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Checkout:
+class Checkout(Struct, frozen=True):
     """A checked out commit: the directory that was meant, and the commit's id."""
 
     root: Path

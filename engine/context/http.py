@@ -6,13 +6,13 @@ import hashlib
 import posixpath
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import anyio
+from msgspec import Struct
 
 from engine.content.faults import storage_error
 from engine.errors import CopyError
@@ -31,8 +31,7 @@ _PAUSE = 0.2
 _AGENT = "aniko"
 
 
-@dataclass(frozen=True, slots=True)
-class Downloaded:
+class Downloaded(Struct, frozen=True):
     """A file that was downloaded. `mtime` is what the server says (Last-Modified) in seconds since the epoch, and 0 if it says
     nothing, as with BuildKit."""
 

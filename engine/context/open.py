@@ -6,12 +6,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import anyio
 import anyio.to_thread
+from msgspec import Struct, field
 
 from engine.context.base import Context
 from engine.context.empty import EmptyContext
@@ -25,8 +25,7 @@ from engine.errors import ContextError
 from engine.layer.base import FileTree
 
 
-@dataclass(frozen=True, slots=True)
-class ContextOptions:
+class ContextOptions(Struct, frozen=True):
     """What contexts are opened with. `scratch` is a directory for what is fetched and unpacked; each context removes its own.
 
     `dockerfile` is the request's, which says where the ignore file may be. `stdin` is read for the context `-`. `environment`

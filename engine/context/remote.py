@@ -7,8 +7,10 @@ scp. Behind a `#` come a ref and a directory (`#ref:dir`); or they come, with mo
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.errors import CopyError
 
@@ -19,8 +21,7 @@ _TRUE = {"1", "t", "T", "true", "TRUE", "True"}
 _FALSE = {"0", "f", "F", "false", "FALSE", "False"}
 
 
-@dataclass(frozen=True, slots=True)
-class GitUrl:
+class GitUrl(Struct, frozen=True):
     """A repository and what of it is meant. `ref` is a branch, a tag, a commit or a full ref; empty for the default branch.
     `checksum` is the commit (or how it begins) that must come out."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from engine.dockerfile.expand import Expanded, expand_words, expansion, heredoc_expansion
 from engine.dockerfile.expose import split_port
@@ -41,8 +42,7 @@ _PREDEFINED = {
 _NEVER_REPORTED = ("BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE")
 
 
-@dataclass(slots=True)
-class _Scope:
+class _Scope(Struct):
     """What is known of a stage's variables at one point: values, names without a value, and whether that is all."""
 
     values: dict[str, str]

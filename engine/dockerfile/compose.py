@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from engine.dockerfile.durations import parse_interval
 from engine.dockerfile.expand import expansion

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engine.dockerfile.gotext import SPACE, parse_bool, quote
 from engine.errors import DockerfileError, Location
@@ -17,8 +18,7 @@ _NAMES = frozenset({"syntax", "escape", "check"})
 _FORM = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*\Z", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class CheckOptions:
+class CheckOptions(Struct, frozen=True):
     """What a `check` directive asks of the linter: the rules to leave out, or all; whether a warning fails the build; the
     experimental rules to add, or all."""
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engine.dockerfile.gotext import quote
 from engine.dockerfile.shellwords import Modes, ShellLexer, Words
@@ -18,8 +19,7 @@ from engine.errors import DockerfileError
 _SPECIAL = re.compile(r"""[$'"\\`]""")
 
 
-@dataclass(frozen=True, slots=True)
-class Expanded:
+class Expanded(Struct, frozen=True):
     """`text` as a whole, and the `words` it splits into afterwards. `used` names the variables that were set and looked at,
     `undefined` those that were looked for and are not set."""
 

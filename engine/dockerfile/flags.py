@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from engine.dockerfile.suggest import did_you_mean
 from engine.errors import DockerfileError
@@ -12,8 +13,7 @@ from engine.errors import DockerfileError
 Kind = Literal["text", "bool", "list"]
 
 
-@dataclass(frozen=True, slots=True)
-class Flags:
+class Flags(Struct, frozen=True):
     """The flags an instruction was given; values are texts, a boolean's is `true` or `false`."""
 
     values: Mapping[str, tuple[str, ...]]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engine.dockerfile.gotext import SPACE, quote
 from engine.dockerfile.instructions import Heredoc
@@ -20,8 +21,7 @@ _LEADING_TABS = re.compile(r"^\t+", re.MULTILINE)
 _UNSET: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Marker:
+class Marker(Struct, frozen=True):
     """A word that opens a here-document."""
 
     name: str

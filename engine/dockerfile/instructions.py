@@ -7,19 +7,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from engine.errors import Location
 
 _NOWHERE = Location(0, 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Instruction:
-    location: Location = field(default=_NOWHERE, compare=False)
-    text: str = field(default="", compare=False)
+class _Instruction(Struct, frozen=True, kw_only=True):
+    """Two are equal that say the same, wherever they stand and however they are written."""
+
+    location: Location = _NOWHERE
+    text: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Instruction) and type(self) is type(other) and self._said() == other._said()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._said()))
+
+    def _said(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self.__struct_fields__ if name not in ("location", "text"))
 
 
-@dataclass(frozen=True, slots=True)
-class Heredoc:
+class Heredoc(Struct, frozen=True):
     """A here-document: `<<NAME`, `<<-NAME` (`strip_tabs`: leading tabs are already gone from `content`), `<<"NAME"`
     (`expand` is false: its content is taken as it is). Bytes of `content` that are not UTF-8 are kept by `surrogateescape`;
     everywhere else in an instruction they are U+FFFD."""
@@ -31,16 +42,14 @@ class Heredoc:
     fd: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """What RUN, CMD, ENTRYPOINT run. `shell` form: one line for the shell; else the words of the JSON form."""
 
     words: tuple[str, ...]
     shell: bool
 
 
-@dataclass(frozen=True, slots=True)
-class From(_Instruction):
+class From(_Instruction, frozen=True):
     """FROM: what a stage starts from."""
 
     image: str
@@ -49,29 +58,25 @@ class From(_Instruction):
     platform: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Arg(_Instruction):
+class Arg(_Instruction, frozen=True):
     """(name, default) pairs; a default of None means: none was given."""
 
     pairs: tuple[tuple[str, str | None], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Env(_Instruction):
+class Env(_Instruction, frozen=True):
     """ENV: (name, value) pairs."""
 
     pairs: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Label(_Instruction):
+class Label(_Instruction, frozen=True):
     """`legacy` tells the `LABEL key value` form from `key=value`; the same for ENV is of no consequence."""
 
     pairs: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Run(_Instruction):
+class Run(_Instruction, frozen=True):
     """RUN: a command, and how it is run."""
 
     command: Command
@@ -84,8 +89,7 @@ class Run(_Instruction):
     devices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Copy(_Instruction):
+class Copy(_Instruction, frozen=True):
     """COPY, or ADD when `add` is true. Heredoc sources are in `heredocs`, the others in `sources`, in their orders."""
 
     sources: tuple[str, ...]
@@ -103,50 +107,43 @@ class Copy(_Instruction):
     unpack: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Workdir(_Instruction):
+class Workdir(_Instruction, frozen=True):
     """WORKDIR: a directory, relative to the one before."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class User(_Instruction):
+class User(_Instruction, frozen=True):
     """USER: a name or number, perhaps with `:group`."""
 
     user: str
 
 
-@dataclass(frozen=True, slots=True)
-class Volume(_Instruction):
+class Volume(_Instruction, frozen=True):
     """VOLUME: paths."""
 
     paths: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Expose(_Instruction):
+class Expose(_Instruction, frozen=True):
     """EXPOSE: ports as written, one word each."""
 
     ports: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Cmd(_Instruction):
+class Cmd(_Instruction, frozen=True):
     """CMD: the default command."""
 
     command: Command
 
 
-@dataclass(frozen=True, slots=True)
-class Entrypoint(_Instruction):
+class Entrypoint(_Instruction, frozen=True):
     """ENTRYPOINT: what the command is given to."""
 
     command: Command
 
 
-@dataclass(frozen=True, slots=True)
-class HealthcheckInstruction(_Instruction):
+class HealthcheckInstruction(_Instruction, frozen=True):
     """HEALTHCHECK. `test` is ("NONE",), ("CMD", word…) or ("CMD-SHELL", line); times are nanoseconds."""
 
     test: tuple[str, ...]
@@ -157,29 +154,25 @@ class HealthcheckInstruction(_Instruction):
     retries: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Stopsignal(_Instruction):
+class Stopsignal(_Instruction, frozen=True):
     """STOPSIGNAL: a name or number."""
 
     signal: str
 
 
-@dataclass(frozen=True, slots=True)
-class Shell(_Instruction):
+class Shell(_Instruction, frozen=True):
     """SHELL: what shell forms are handed to."""
 
     words: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Onbuild(_Instruction):
+class Onbuild(_Instruction, frozen=True):
     """`expression` is the trigger as it is stored in the image: raw text, heredocs included."""
 
     expression: str
 
 
-@dataclass(frozen=True, slots=True)
-class Maintainer(_Instruction):
+class Maintainer(_Instruction, frozen=True):
     """MAINTAINER: the image's author."""
 
     author: str
@@ -191,8 +184,7 @@ Instruction = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class StageBlock:
+class StageBlock(Struct, frozen=True):
     """One FROM and the instructions up to the next; `index` counts from 0."""
 
     index: int
@@ -200,8 +192,7 @@ class StageBlock:
     instructions: tuple[Instruction, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Warning_:
+class Warning_(Struct, frozen=True):
     """Something a linter would say: a rule's name (as BuildKit names it), what is wrong, and where."""
 
     rule: str

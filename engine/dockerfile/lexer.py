@@ -12,10 +12,11 @@ here-documents: the library sees a file in pieces that end where one may begin.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from io import BytesIO
 
 from dockerfile_parse import DockerfileParser
+from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.dockerfile.directives import read_directives
 from engine.dockerfile.gotext import SPACE
@@ -30,8 +31,7 @@ LONGEST_LINE = 65535
 _SKIPPED, _CONTINUED, _WHOLE = b"#\n", b"x \\\n", b"x\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Lexed:
+class Lexed(Struct, frozen=True):
     """What a file consists of. `text` is it as text, without a byte order mark; bytes that are not UTF-8 are U+FFFD there."""
 
     text: str

@@ -9,8 +9,9 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
 
 from engine.dockerfile.gotext import parse_bool, parse_unsigned, quote
 from engine.dockerfile.suggest import did_you_mean
@@ -29,8 +30,7 @@ _VARIABLE = re.compile(r"\$.")
 _SIZE = re.compile(r"([0-9]*\.?[0-9]+|[0-9]+\.) ?(?:b|([kmgtp])(?:i?b)?)?", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class BindSpec:
+class BindSpec(Struct, frozen=True):
     """A directory or file of the context, or of the stage or image `from_`; what is written with `readwrite` is dropped."""
 
     target: str
@@ -39,8 +39,7 @@ class BindSpec:
     readwrite: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class CacheSpec:
+class CacheSpec(Struct, frozen=True):
     """A directory that outlives builds. It starts as `source` of `from_`, else empty with `mode`, `uid` and `gid`."""
 
     id: str
@@ -54,16 +53,14 @@ class CacheSpec:
     readonly: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TmpfsSpec:
+class TmpfsSpec(Struct, frozen=True):
     """An empty directory in memory of at most `size` bytes; 0 is no limit."""
 
     target: str
     size: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SecretSpec:
+class SecretSpec(Struct, frozen=True):
     """A secret as a file at `target`, in the variable `env`, or both; an empty one of them is not made."""
 
     id: str
@@ -75,8 +72,7 @@ class SecretSpec:
     env: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SshSpec:
+class SshSpec(Struct, frozen=True):
     """An SSH agent's socket; an empty `target` is `/run/buildkit/ssh_agent.N`, N counting the RUN's sockets from 0."""
 
     id: str = "default"
@@ -90,8 +86,7 @@ class SshSpec:
 MountSpec = BindSpec | CacheSpec | TmpfsSpec | SecretSpec | SshSpec
 
 
-@dataclass(slots=True)
-class _Fields:
+class _Fields(Struct):
     """The fields of one mount as they are read. The type matters to the fields behind it."""
 
     type: str = "bind"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engine.dockerfile.gotext import SPACE
 from engine.dockerfile.substitute import replace_all, replace_first, trim_prefix, trim_suffix
@@ -24,8 +25,7 @@ _END = "\ufffd"
 """What a character past the end is in a message (Go's rune -1)."""
 
 
-@dataclass(slots=True)
-class Modes:
+class Modes(Struct):
     """How to read. `quotes` false leaves quotes alone; `raw_quotes` and `raw_escapes` heed them but keep them in the result;
     `keep_unset` leaves a reference to an unset variable as it is written."""
 

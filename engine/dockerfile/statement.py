@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 from engine.codec import decode
 from engine.dockerfile.gotext import SPACE, quote
@@ -22,16 +23,14 @@ _NOWHERE = Location(0, 0)
 _WITH_HEREDOCS = frozenset({"RUN", "COPY", "ADD"})
 
 
-@dataclass(frozen=True, slots=True)
-class Arguments:
+class Arguments(Struct, frozen=True):
     """The words of an instruction. `json` tells the JSON form; for ENV and LABEL the words are name, value, name, value…"""
 
     words: tuple[str, ...] = ()
     json: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(Struct, frozen=True):
     """An instruction that is not yet understood. `keyword` and `line` are as written (`line` with continuations joined),
     `bodies` are the here-documents' texts as they stand in the file. For ONBUILD, `trigger` is what comes behind it."""
 

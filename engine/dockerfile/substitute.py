@@ -6,16 +6,16 @@ As in BuildKit, a wildcard does not match a newline, and in a replacement for al
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 from engine.errors import DockerfileError
 
 _TEMPLATE = re.compile(r"\$(?:\$|\{([A-Za-z0-9_]+)\}|([A-Za-z0-9_]+))")
 
 
-@dataclass(frozen=True, slots=True)
-class _Pattern:
+class _Pattern(Struct, frozen=True):
     """A compiled pattern: what stands before its first star (always `width` characters), and all of it."""
 
     head: re.Pattern[str]

@@ -7,8 +7,10 @@ An `ImageConfig` is what is read from a base and written for a new image. Fields
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from engine import codec
 from engine.errors import ContentError
@@ -16,8 +18,7 @@ from engine.image.digest import Digest
 from engine.image.platform import Platform
 
 
-@dataclass(frozen=True, slots=True)
-class Healthcheck:
+class Healthcheck(Struct, frozen=True):
     """How a runtime asks whether a container works. Times are nanoseconds, 0 for the default."""
 
     test: tuple[str, ...]
@@ -41,8 +42,7 @@ class Healthcheck:
         return out | {key: value for key, name in self._FIELDS if (value := getattr(self, name))}
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeConfig:
+class RuntimeConfig(Struct, frozen=True):
     """How a container of the image is run. `None` for `cmd`, `entrypoint` and `shell` means: not set."""
 
     env: tuple[tuple[str, str], ...] = ()
@@ -91,8 +91,7 @@ class RuntimeConfig:
         return {k: v for k, v in out.items() if v} | dict(self.extra)
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(Struct, frozen=True):
     """What one instruction did. `created` is RFC 3339, or empty."""
 
     created_by: str
@@ -114,8 +113,7 @@ class History:
         return {k: v for k, v in out.items() if v}
 
 
-@dataclass(frozen=True, slots=True)
-class ImageConfig:
+class ImageConfig(Struct, frozen=True):
     """Everything a config blob says."""
 
     platform: Platform

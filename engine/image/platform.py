@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from engine.errors import UsageError
 
@@ -18,8 +19,7 @@ _SYSTEMS = {"linux", "windows", "darwin", "freebsd", "wasip1", "solaris", "netbs
 _PART = re.compile(r"[A-Za-z0-9_.-]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(Struct, frozen=True):
     """An operating system, a processor architecture and perhaps a variant of it, in normal form."""
 
     os: str

@@ -3,12 +3,12 @@ that runs it, so they hold standard types only."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class OverlayRoot:
+
+class OverlayRoot(Struct, frozen=True):
     """A root that overlayfs mounts: `lower` directories (topmost first), and where changes go. With `upper` None it is
     read-only. Absolute paths."""
 
@@ -17,8 +17,7 @@ class OverlayRoot:
     work: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryRoot:
+class DirectoryRoot(Struct, frozen=True):
     """A root that is a plain directory, with nothing mounted to make it."""
 
     path: str
@@ -27,8 +26,7 @@ class DirectoryRoot:
 Root = OverlayRoot | DirectoryRoot
 
 
-@dataclass(frozen=True, slots=True)
-class BindMount:
+class BindMount(Struct, frozen=True):
     """`source` inside `origin` (an absolute path on the host, or a root that is mounted for it) appears at `target`.
 
     `source` is resolved inside the origin, following no link out of it. Writable binds of an origin that must not change
@@ -42,27 +40,27 @@ class BindMount:
     discard_writes: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TmpfsMount:
+class TmpfsMount(Struct, frozen=True):
     """An empty memory filesystem at `target`; `size` in bytes, 0 for no limit of its own."""
 
     target: str
     size: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class FileMount:
+class FileMount(Struct, frozen=True):
     """A small file with this content, owner and mode at `target`, read-only, never in the layer: a secret."""
 
     target: str
-    content: bytes = field(repr=False)
+    content: bytes
     mode: int = 0o400
     uid: int = 0
     gid: int = 0
 
+    def __repr__(self) -> str:
+        return f"FileMount({self.target!r}, ..., {self.mode:#o}, {self.uid}, {self.gid})"
 
-@dataclass(frozen=True, slots=True)
-class SocketMount:
+
+class SocketMount(Struct, frozen=True):
     """The host's Unix socket `socket` at `target` (an SSH agent)."""
 
     target: str
@@ -75,8 +73,7 @@ class SocketMount:
 Mount = BindMount | TmpfsMount | FileMount | SocketMount
 
 
-@dataclass(frozen=True, slots=True)
-class RunSpec:
+class RunSpec(Struct, frozen=True):
     """One process to run to its end in a root. Mounts are made in their order; mount targets that do not exist are created
     for the time of the run and removed after it, their parent's times as before.
 
@@ -96,18 +93,19 @@ class RunSpec:
     hostname: str = "buildkitsandbox"
     hosts: str | None = None
     resolv_conf: str | None = None
-    stdin: bytes | None = field(default=None, repr=False)
+    stdin: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"RunSpec({self.root!r}, {self.argv!r}, cwd={self.cwd!r}, uid={self.uid}, gid={self.gid}, mounts={self.mounts!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class RunOutcome:
+class RunOutcome(Struct, frozen=True):
     """How the process ended: its exit code, or 128 + signal number."""
 
     status: int
 
 
-@dataclass(frozen=True, slots=True)
-class IdMap:
+class IdMap(Struct, frozen=True):
     """Which owners files can have on disk. `identity`: all that the host has (root). `subids`: 0 to `count` - 1, through
     newuidmap. `single`: only 0. `none`: no user namespace and not root: files on disk always belong to the user."""
 
@@ -119,8 +117,7 @@ class IdMap:
         return self.kind == "identity" or (uid < self.count and gid < self.count and self.kind != "none")
 
 
-@dataclass(frozen=True, slots=True)
-class Environment:
+class Environment(Struct, frozen=True):
     """What this machine lets us do, as the probe saw it. `isolation` None: no RUN is possible, and `reasons` says why."""
 
     isolation: Literal["userns", "chroot"] | None

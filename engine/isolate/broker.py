@@ -15,8 +15,9 @@ import os
 import socket
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from errno import EBADF, EEXIST, EFAULT, EIO, ENAMETOOLONG, ENOENT, ENOSYS, EPERM
+
+from msgspec import Struct
 
 from engine.isolate import seccomp, syscalls
 from engine.isolate.seccomp import Notification
@@ -144,8 +145,7 @@ class Broker:
             os.close(root)
 
 
-@dataclass(frozen=True, slots=True)
-class _Caller:
+class _Caller(Struct, frozen=True):
     """Who makes a call: ids for files, as they are outside, and effective capabilities, as they are inside."""
 
     process: int

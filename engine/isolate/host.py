@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from engine.isolate.base import Environment
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(Struct, frozen=True):
     """`scratch` is an existing directory, on the filesystem of the roots where possible, that only the engine writes to."""
 
     environment: Environment
     scratch: str
 
 
-@dataclass(frozen=True, slots=True)
-class Streams:
+class Streams(Struct, frozen=True):
     """Open descriptors: the command's input and output, and the control socket whose end means that nobody waits any more."""
 
     stdin: int

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 Extent = tuple[int, int, int]
 """First id inside, first id outside, how many."""
@@ -14,8 +15,7 @@ class MapError(Exception):
     """A map that cannot be written, with the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class Maps:
+class Maps(Struct, frozen=True):
     """The uid and gid maps of a user namespace, and who writes them: a setuid program, or we."""
 
     uids: tuple[Extent, ...]

@@ -11,16 +11,16 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
 from errno import ELOOP, ENOENT, ENOTDIR
+
+from msgspec import Struct
 
 _MAX_LINKS = 255
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ANY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(slots=True)
-class _Made:
+class _Made(Struct):
     """A name that was created in an open directory, and that directory's times before and just after."""
 
     directory: int

@@ -12,10 +12,12 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from errno import EINVAL, ENOSPC, ENOSYS, EPERM, EUSERS
 from functools import partial
 from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.errors import EngineError, IsolationError
 from engine.isolate import idmap, syscalls
@@ -28,8 +30,7 @@ _CAP_SYS_CHROOT = 1 << 18
 _ALL_IDS = (1 << 32) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
+class Wishes(Struct, frozen=True):
     """What the settings ask for. `scratch` is an existing directory on the filesystem that roots will be on."""
 
     isolation: Literal["auto", "userns", "chroot"]

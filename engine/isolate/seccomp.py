@@ -12,8 +12,9 @@ import fcntl
 import os
 import select
 import struct
-from dataclasses import dataclass
 from errno import ENOENT, ENOSYS
+
+from msgspec import Struct
 
 from engine.isolate import syscalls
 
@@ -84,8 +85,7 @@ def _described(filter_: bytes) -> tuple[object, ctypes.Array[ctypes.c_char]]:
     return buffer, ctypes.create_string_buffer(described, len(described))
 
 
-@dataclass(frozen=True, slots=True)
-class Notification:
+class Notification(Struct, frozen=True):
     """A call that waits for an answer: `thread` makes it, in the reader's pid namespace."""
 
     id: int

@@ -14,8 +14,9 @@ import socket
 import stat
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from errno import EXDEV
+
+from msgspec import Struct
 
 from engine.errors import IsolationError
 from engine.isolate import syscalls
@@ -208,8 +209,7 @@ class Stage:
             journal.write(os.readlink(source) + b"\0" + place + b"\0\n")
 
 
-@dataclass(slots=True)
-class _Touched:
+class _Touched(Struct):
     """An open directory that something was put in, the times it shall have at the end, and its mtime when all was in place."""
 
     directory: int

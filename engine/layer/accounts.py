@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engine.errors import RunError
 from engine.layer.base import FileTree
@@ -18,8 +19,7 @@ _NUMBER = re.compile(r"[+-]?[0-9]+")
 _MOST = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(Struct, frozen=True):
     """Who a process is: `groups` are the supplementary groups, with `gid` first; `home` is an absolute path."""
 
     uid: int
@@ -89,16 +89,14 @@ def find_owner(user: str, passwd: bytes, group: bytes) -> tuple[int, int]:
     return uid, gid
 
 
-@dataclass(frozen=True, slots=True)
-class _User:
+class _User(Struct, frozen=True):
     name: str
     uid: int
     gid: int
     home: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
+class _Group(Struct, frozen=True):
     name: str
     gid: int
     members: tuple[str, ...]

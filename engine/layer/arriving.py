@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engine.errors import StorageError
 
 
-@dataclass(frozen=True, slots=True)
-class Arriving:
+class Arriving(Struct, frozen=True):
     """The file at `path` is growing. The fifo at `signals` says so: something comes out of it when there is more to read, and its
     end is the end of the writing, whether or not all has come. A blob that is cut short looks like any other that is."""
 

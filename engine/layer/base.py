@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest
 from engine.layer.entries import Entry
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """A change set: the digest of its uncompressed tar, and the blob that holds it compressed.
 
     The blob lies in the content store unless the layer is a base's that nobody had to fetch. The layer's index, when it is

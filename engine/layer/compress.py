@@ -13,12 +13,12 @@ import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from queue import Queue
 from types import TracebackType
 from typing import Protocol
 
 from isal import isal_zlib
+from msgspec import Struct
 
 from engine.content.faults import storage_error
 from engine.errors import UsageError
@@ -145,8 +145,7 @@ def compress(data: bytes, kind: str, level: int | None = None) -> bytes:
     return b"".join([*parts, compressor.tail(check, len(data))])
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Struct, frozen=True):
     """A blob that was written: sha256 of what went in and of what came out (hexadecimal), and their sizes in bytes."""
 
     diff_id: str

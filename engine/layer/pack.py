@@ -6,9 +6,10 @@ import hashlib
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from engine.errors import ContextError
 from engine.image.digest import Digest
@@ -23,8 +24,7 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a fifo in 
 _SMALL = 256 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(Struct, frozen=True):
     """A layer that was written: sha256 of its tar and of its blob (hexadecimal), their sizes in bytes, and what is in it."""
 
     diff_id: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from engine.errors import ContentError
 from engine.image.digest import Digest
@@ -17,8 +18,7 @@ from engine.layer.inflate import Inflated
 from engine.layer.tarstream import TarStream
 
 
-@dataclass(frozen=True, slots=True)
-class Unpacked:
+class Unpacked(Struct, frozen=True):
     """What a layer's blob turned out to hold."""
 
     diff_id: str
@@ -42,8 +42,7 @@ Pieces = Iterable[bytes | memoryview]
 Use = Callable[[Iterator[bytes | memoryview]], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(Struct, frozen=True):
     """What is known of a layer before it is read, and where its index is to go: strings, since it crosses to a worker."""
 
     diff_id: str = ""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+from msgspec import Struct
 
 from engine.image.config import ImageConfig
 from engine.image.descriptor import Descriptor
@@ -13,8 +14,7 @@ from engine.image.reference import Reference
 from engine.layer.base import Layer
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltImage:
+class BuiltImage(Struct, frozen=True):
     """One platform's image: manifest, config bytes (what the manifest's config descriptor is of) and layers. `origin` is the
     repository each base layer came from (same index as `layers`; None for layers this engine made), for mounts and for blobs
     that nobody had to fetch."""
@@ -27,8 +27,7 @@ class BuiltImage:
     origins: tuple[Reference | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
+class Built(Struct, frozen=True):
     """What a build made: an image for each platform, and an index over them when there are several (or one was asked for)."""
 
     images: tuple[BuiltImage, ...]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+from msgspec import Struct
 
 from engine.content.base import ContentStore
 from engine.errors import ContentError, EngineError
@@ -24,8 +24,7 @@ Progress = Callable[[str, int, int], None]
 """Told what moves (a digest), how many bytes have moved, and of how many."""
 
 
-@dataclass(frozen=True, slots=True)
-class LayerBlob:
+class LayerBlob(Struct, frozen=True):
     """A layer to be written: where its blob lies if it is in the content store, and the repository that it came from."""
 
     layer: Layer

@@ -6,12 +6,12 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from anyio import to_thread
+from msgspec import Struct
 
 from engine.content.base import ContentStore
 from engine.errors import StorageError
@@ -26,8 +26,7 @@ Page = Callable[[Built, bytes | None], bytes]
 """A file that lists images, made of the image and what the file said before."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Image:
+class _Image(Struct, frozen=True):
     """An image as files: blobs by name, with their bytes or where they lie and how many they are, and the pages that list it."""
 
     blobs: Mapping[str, bytes | tuple[Path, int]]

@@ -5,7 +5,8 @@ given on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engine.errors import ContentError
 from engine.image.digest import Digest
@@ -18,16 +19,14 @@ from engine.layer.tarstream import TarStream
 from engine.layer.tree import Tree, walk
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """A layer, and which of its files are in the root: by their path in the layer, as what entry."""
 
     layer: Layer
     files: dict[bytes, Entry]
 
 
-@dataclass(frozen=True, slots=True)
-class Flat:
+class Flat(Struct, frozen=True):
     """All entries of a root but the root itself. In the order of the fields every directory comes before what is in it, and
     every hard link after its file."""
 

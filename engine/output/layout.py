@@ -5,8 +5,9 @@ tarballs). Pure: descriptors and names in, JSON out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from engine import codec
 from engine.errors import ContentError, UsageError

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from anyio import from_thread
+from msgspec import Struct
 
 from engine.output.blobs import Progress
 
 _TELL = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where files go: a path, or a file that is open for writing (then always an archive)."""
 
     destination: Path | BinaryIO

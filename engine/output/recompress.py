@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import Protocol
 
 import anyio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.cache.base import Cache, Record
 from engine.content.base import ContentStore
@@ -30,8 +31,7 @@ class Ensure(Protocol):
         """Makes the blob be in the content store; raises `RegistryError` or `ContentError`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recompressor:
+class Recompressor(Struct, frozen=True):
     """Makes layers anew in one compression. What it made is remembered in `cache`, and found there."""
 
     content: ContentStore

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 
 import anyio
+from msgspec import Struct
 
 from engine.content.base import ContentStore
 from engine.errors import AuthError, NotFoundError, StorageError
@@ -18,8 +18,7 @@ from engine.output.blobs import Fetch, LayerBlob, Progress, is_here, layers_of, 
 from engine.registry.base import Registry
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
+class _Target(Struct, frozen=True):
     """A repository to push to, under some tags. `nearby`: repositories of the same registry that are pushed to before."""
 
     repository: Reference

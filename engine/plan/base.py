@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from engine.dockerfile.instructions import Heredoc
 from engine.dockerfile.mounts import MountSpec
 from engine.errors import Location
@@ -21,16 +23,14 @@ SCRATCH: StateId = "scratch"
 _NOWHERE = Location(0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """Where COPY, ADD or a mount takes files from: a state of the graph, or a context by name (`""` is the build context)."""
 
     state: StateId | None = None
     context: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class MountInput:
+class MountInput(Struct, frozen=True):
     """A RUN's mount, its variables expanded, and where its files come from if it takes any (bind, cache with `from`)."""
 
     spec: MountSpec
@@ -53,8 +53,7 @@ class RunOp:
     hostname: str = "buildkitsandbox"
 
 
-@dataclass(frozen=True, slots=True)
-class CopyOp:
+class CopyOp(Struct, frozen=True):
     """COPY or ADD, its variables expanded. `remote` sources (ADD of URLs and git repositories) stand among `sources`."""
 
     sources: tuple[str, ...]
@@ -73,8 +72,7 @@ class CopyOp:
     unpack: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkdirOp:
+class WorkdirOp(Struct, frozen=True):
     """A directory that must be there, owned by `user` if it has to be made."""
 
     path: str
@@ -115,8 +113,7 @@ class Step:
         return tuple(dict.fromkeys(s for s in states if s != SCRATCH))
 
 
-@dataclass(frozen=True, slots=True)
-class ImageSource:
+class ImageSource(Struct, frozen=True):
     """An image somebody else made: a base, or the source of a COPY or mount."""
 
     id: StateId
@@ -125,16 +122,14 @@ class ImageSource:
     platform: Platform
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedHistory:
+class PlannedHistory(Struct, frozen=True):
     """A history entry of the new image; `step` is the step whose layer it has, None for an empty one."""
 
     created_by: str
     step: StateId | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """What makes one platform's image. `steps` are in an order in which every step comes after what it needs."""
 
     platform: Platform

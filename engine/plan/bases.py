@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from engine.dockerfile.gotext import quote
 from engine.dockerfile.instructions import Warning_
@@ -35,8 +36,7 @@ def require_platform(reference: Reference, platform: Platform, config: ImageConf
                             hint=f"build with --platform {have}, or write FROM --platform={have}")  # fmt: skip
 
 
-@dataclass
-class BaseFacts:
+class BaseFacts(Struct):
     """What is known of the base images of a build's platforms."""
 
     environments: dict[str, Collection[str]] = field(default_factory=dict)

@@ -7,10 +7,13 @@ still missing, and when there are none, `make_plan` makes the plan.
 
 from __future__ import annotations
 
+import dataclasses
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from engine.dockerfile.instructions import Instruction
 from engine.dockerfile.parser import parse_trigger
@@ -40,8 +43,7 @@ _SUMMARY = 40
 ImageKey = tuple[Reference, Platform]
 
 
-@dataclass(frozen=True, slots=True)
-class PlanInputs:
+class PlanInputs(Struct, frozen=True):
     """What of a build request goes into the steps."""
 
     build_args: Mapping[str, str] = field(default_factory=dict)
@@ -183,5 +185,5 @@ def _named(steps: list[Step], graph: StageGraph, stages: Mapping[int, Stage]) ->
         index, _, number = step.id.partition(".")
         stage = stages[int(index)]
         prefix = f"{stage.name} " if len(stages) > 1 else ""
-        out.append(replace(step, name=f"[{prefix}{int(number) + 1}/{len(stage.steps) + 1}] {_title(step)}"))
+        out.append(dataclasses.replace(step, name=f"[{prefix}{int(number) + 1}/{len(stage.steps) + 1}] {_title(step)}"))
     return tuple(out)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.dockerfile import mounts as mount_rules
 from engine.dockerfile.expand import expand_heredoc, expand_words
@@ -46,8 +48,7 @@ SourceFinder = Callable[[str, int], Source]
 """What a `--from` name means in a stage of that index."""
 
 
-@dataclass(frozen=True, slots=True)
-class LowerInputs:
+class LowerInputs(Struct, frozen=True):
     """What lowering a stage depends on beside its instructions."""
 
     build_args: Mapping[str, str]

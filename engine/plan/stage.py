@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from engine.dockerfile.expand import expand
 from engine.dockerfile.instructions import Command, Instruction
@@ -15,8 +17,7 @@ from engine.plan.scope import DEFAULT_PATH
 DEFAULT_SHELL = ("/bin/sh", "-c")
 
 
-@dataclass
-class Stage:
+class Stage(Struct):
     """A stage's state between two instructions.
 
     `variables` is what the next instruction can see: ENV and ARG together, the last declaration winning. `args` are the declared
@@ -50,7 +51,7 @@ class Stage:
 
     def set(self, **fields: object) -> None:
         """Changes fields of the runtime config."""
-        self.config = replace(self.config, **fields)  # type: ignore[arg-type]  # the names are those of RuntimeConfig
+        self.config = replace(self.config, **fields)
 
     def set_env(self, name: str, value: str) -> None:
         """ENV: visible to what follows, and kept in the image. A changed variable keeps its place."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from engine.dockerfile.expand import expand
 from engine.dockerfile.instructions import Copy, Dockerfile, Instruction, Onbuild, Run, StageBlock
@@ -21,15 +23,13 @@ from engine.plan.scope import platform_args
 STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*")
 
 
-@dataclass(frozen=True, slots=True)
-class StageBase:
+class StageBase(Struct, frozen=True):
     """A stage continues an earlier one."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class ImageBase:
+class ImageBase(Struct, frozen=True):
     """A stage starts from an image; `name` is the reference as the user wrote it."""
 
     reference: Reference
@@ -37,13 +37,11 @@ class ImageBase:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class ScratchBase:
+class ScratchBase(Struct, frozen=True):
     """A stage starts from nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class ContextBase:
+class ContextBase(Struct, frozen=True):
     """A stage starts from the files of a named context."""
 
     name: str
@@ -52,8 +50,7 @@ class ContextBase:
 Base = StageBase | ImageBase | ScratchBase | ContextBase
 
 
-@dataclass(frozen=True, slots=True)
-class StageNode:
+class StageNode(Struct, frozen=True):
     """A stage whose FROM has been read. `platform` is that of its files."""
 
     block: StageBlock
@@ -70,8 +67,7 @@ class StageNode:
         return self.block.origin.name or f"stage-{self.block.index}"
 
 
-@dataclass(frozen=True, slots=True)
-class StageGraph:
+class StageGraph(Struct, frozen=True):
     """All stages of a Dockerfile for one target platform, and the one that is wanted."""
 
     dockerfile: Dockerfile
@@ -116,8 +112,7 @@ class StageGraph:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class GraphInputs:
+class GraphInputs(Struct, frozen=True):
     """What of a build request decides the shape of the graph."""
 
     target: str

@@ -4,20 +4,19 @@ began, sizes are bytes. A sink is a plain function: it must not block, and it is
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class BuildStarted:
+
+class BuildStarted(Struct, frozen=True):
     """A build begins; `steps` is how many steps its plan has so far."""
 
     time: float
     steps: int
 
 
-@dataclass(frozen=True, slots=True)
-class StepStarted:
+class StepStarted(Struct, frozen=True):
     """A step begins to run, or to look for its result. `name` is what a person reads: `[build 2/4] RUN make`."""
 
     time: float
@@ -25,8 +24,7 @@ class StepStarted:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class StepOutput:
+class StepOutput(Struct, frozen=True):
     """Bytes that a step's process wrote; they may end in the middle of a line or character. `stream` is 1 or 2."""
 
     time: float
@@ -35,8 +33,7 @@ class StepOutput:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class StepProgress:
+class StepProgress(Struct, frozen=True):
     """How far a transfer of a step has come. `total` is 0 when it is not known; `what` is a digest or path for people."""
 
     time: float
@@ -46,8 +43,7 @@ class StepProgress:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class StepFinished:
+class StepFinished(Struct, frozen=True):
     """A step ended. `status` says how; `error` is the message of a failure; `detail` e.g. the size of its layer."""
 
     time: float
@@ -57,8 +53,7 @@ class StepFinished:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StepExplained:
+class StepExplained(Struct, frozen=True):
     """Where the cache had a step's result, or why it had none. `tier` is `memory`, `local`, `layout`, `registry` or `inline`,
     empty for a miss; `key` the digest it was looked for under; `age` how many seconds ago the result was made, 0 for a miss;
     `reasons` what changed since the most similar earlier result."""
@@ -72,8 +67,7 @@ class StepExplained:
     reasons: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class MountCarried:
+class MountCarried(Struct, frozen=True):
     """A cache mount was restored from a registry or saved to it: its id, how many files it has and their bytes, and how many bytes
     of it travelled."""
 
@@ -85,8 +79,7 @@ class MountCarried:
     moved: int
 
 
-@dataclass(frozen=True, slots=True)
-class Warned:
+class Warned(Struct, frozen=True):
     """Something the user should know that does not stop the build. `rule` is a linter rule's name, or empty."""
 
     time: float
@@ -95,16 +88,14 @@ class Warned:
     line: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(Struct, frozen=True):
     """A choice the engine made, and why (which isolation, which platform)."""
 
     time: float
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class BuildFinished:
+class BuildFinished(Struct, frozen=True):
     """The build ended; `digest` is that of the image (or index) if it went well."""
 
     time: float

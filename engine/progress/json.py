@@ -29,7 +29,7 @@ class JsonRenderer:
             for stream in (1, 2):
                 if (event.step, stream) in self._decoders:
                     self._output(StepOutput(event.time, event.step, stream, b""), b"", final=True)
-        fields = {name: getattr(event, name) for name in event.__dataclass_fields__}
+        fields = {name: getattr(event, name) for name in event.__struct_fields__}
         self.write(name_of(type(event)), fields | {"time": round(event.time, 6)})
 
     def tick(self) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TextIO
+
+from msgspec import Struct, field
 
 from engine.progress import explained, units
 from engine.progress.events import (
@@ -32,8 +33,7 @@ PATIENCE = 0.5
 """Seconds after which a step that has not written anything is announced."""
 
 
-@dataclass(slots=True)
-class _Step:
+class _Step(Struct):
     name: str
     started: float
     number: int = 0

@@ -6,8 +6,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TextIO
+
+from msgspec import Struct, field
 
 from engine.progress import explained, units
 from engine.progress.events import (
@@ -32,8 +33,7 @@ LIVE_LINES, KEPT_LINES = 6, 20
 _BLUE, _RED, _YELLOW, _FAINT = "\x1b[34m", "\x1b[31m", "\x1b[33m", "\x1b[2m"
 
 
-@dataclass(slots=True)
-class _Step:
+class _Step(Struct):
     name: str
     started: float
     buffers: dict[int, LineBuffer] = field(default_factory=dict)

@@ -7,10 +7,10 @@ per registry and scopes, got once however many requests need one, and renewed be
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from urllib.parse import urlencode
 
 import anyio
+from msgspec import Struct
 
 from engine.errors import AuthError, RegistryError
 from engine.registry.challenge import Challenge, Token, covers, parse_token, token_url
@@ -25,8 +25,7 @@ _NO_POST = frozenset({401, 404, 405})
 """How token services without oauth2 answer a POST (Artifactory says 401)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """Which rights a request needs: on which registry, as whom (the repository picks the credential), for which scopes.
     `what` is the request, for people."""
 
@@ -40,13 +39,11 @@ Ask = Callable[[Claim, str, str, Mapping[str, str], bytes | None], Awaitable[Ans
 """A request to a token service (method, URL, headers, body), not logged in itself; any final status is an answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Basic:
+class _Basic(Struct, frozen=True):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class _Bearer:
+class _Bearer(Struct, frozen=True):
     realm: str
     service: str
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest
@@ -16,8 +17,7 @@ Progress = Callable[[int], None]
 """Called with the number of bytes moved so far, which may go down when a transfer starts again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(Struct, frozen=True):
     """A manifest as a registry gave it, verified against its digest."""
 
     descriptor: Descriptor

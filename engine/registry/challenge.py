@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from urllib.parse import quote
+
+from msgspec import Struct, field
 
 from engine import codec
 
@@ -16,8 +18,7 @@ _TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*\s*(?=,|$)")
 _HEADER_LIMIT = 16 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(Struct, frozen=True):
     """One way of authenticating that a server offers: the scheme in lower case, its parameters by lower-case name."""
 
     scheme: str
@@ -29,11 +30,11 @@ class Challenge:
         return frozenset(self.parameters.get("scope", "").split())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Token:
     """A bearer token, good until `expires` (on the client's forward-going clock)."""
 
-    value: str = field(repr=False)
+    value: str = dataclasses.field(repr=False)
     expires: float
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from engine.registry.rules import Headers
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(Struct, frozen=True):
     """Seconds: to connect (name look-up and TLS included), between two pieces of data either way, and for the answer to an
     upload, which a registry may spend on digesting or copying the blob."""
 
@@ -19,18 +20,17 @@ class Timeouts:
     answer: float = 300.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class FilePart:
     """A part of a file as a request's body. `moved` is told how many of its bytes have been sent so far."""
 
     path: Path
     offset: int
     length: int
-    moved: Callable[[int], None] = field(default=lambda _: None, compare=False)
+    moved: Callable[[int], None] = dataclasses.field(default=lambda _: None, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """An HTTP request. `registry` and `what` name it in errors; `verify` is whether the certificate must be good."""
 
     method: str
@@ -42,8 +42,7 @@ class Request:
     verify: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """A whole answer: status, headers and a bounded body, and the URL it came from at last."""
 
     status: int

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-import anyio
+import aiofiles
 
 from engine import codec
 from engine.errors import ContentError, NotFoundError
@@ -51,7 +51,7 @@ class OciLayouts:
         path = Path(reference.repository, "blobs", descriptor.digest.algorithm, descriptor.digest.hex)
         digest = hashlib.new(descriptor.digest.algorithm)
         try:
-            async with await anyio.open_file(path, "rb") as file:
+            async with aiofiles.open(path, "rb") as file:
                 while data := await file.read(_CHUNK):
                     digest.update(data)
                     yield data

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from urllib.parse import quote
+
+from msgspec.structs import replace
 
 from engine import codec
 from engine.errors import ContentError, NotFoundError, RegistryError

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 import anyio
+from msgspec import Struct
 
 from engine.errors import Location, RegistryError
 
@@ -65,8 +65,7 @@ class SystemClock:
         await anyio.sleep(seconds)
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(Struct, frozen=True):
     """Limits of one request's tries. `budget` is seconds from the first failure to the start of the last try; for a registry
     that cannot be reached at all, `unreached_attempts` and `unreached_budget` (from the beginning) hold instead."""
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import SplitResult, quote, urljoin, urlsplit, urlunsplit
+
+from msgspec import Struct
 
 from engine import codec
 from engine.errors import AuthError, NotFoundError, RegistryError
@@ -62,8 +63,7 @@ class Headers:
         return Digest.parse(text) if text else None
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """Where and how a registry is spoken to. `verify` is whether its certificate must be good."""
 
     scheme: str

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 from anyio import to_thread
+from msgspec import Struct, field
 
 from engine.errors import RegistryError
 from engine.image.reference import Reference
@@ -42,8 +42,7 @@ _SMALL_REQUESTS = 16
 """Requests without a blob that are under way at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """A request to a registry. `url` is a path below the registry's base, or a whole URL that the registry gave.
 
     An answer whose status is in `expected` is returned, every other one raises. `what` names the request for people.

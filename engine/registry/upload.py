@@ -9,10 +9,11 @@ too large, or cuts it off twice before a byte was acknowledged, gets smaller pie
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.errors import ContentError, RegistryError, StorageError
 from engine.image.descriptor import Descriptor
@@ -46,8 +47,7 @@ class _DigestError(RegistryError):
     """The registry got other bytes than the digest says."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Session:
+class _Session(Struct, frozen=True):
     """An upload the registry has opened: where the next request goes, the bytes it has, the least bytes of a piece."""
 
     url: str

@@ -10,8 +10,9 @@ there. Two processes may do the same at the same time: results are published by 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from engine.isolate.base import Root
 from engine.layer.arriving import Arriving
@@ -20,8 +21,7 @@ from engine.layer.entries import Change
 from engine.layer.tree import Tree
 
 
-@dataclass(frozen=True, slots=True)
-class Active:
+class Active(Struct, frozen=True):
     """A root that one step may write to. `id` names it in the state directory."""
 
     id: str

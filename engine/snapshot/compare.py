@@ -10,7 +10,8 @@ again is described by what is different in it. Directories above a change come a
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engine.isolate.base import IdMap
 from engine.layer.base import FileTree
@@ -19,8 +20,7 @@ from engine.layer.entries import Change, Entry, ancestors, join, parent
 _SECOND = 10**9
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """What a root has on disk where it may differ from the tree.
 
     `entries` are sorted by path, whole paths, without sockets; of several names of one file the first is a `file` and the others

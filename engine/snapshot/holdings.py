@@ -6,8 +6,9 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from engine.content import claims
 from engine.content.faults import storing
@@ -20,8 +21,7 @@ _DRAFT_SECONDS = 3600.0
 """Age from which on an index that was never finished is somebody's who was killed."""
 
 
-@dataclass(slots=True)
-class _Layer:
+class _Layer(Struct):
     """What belongs to one layer, and when the newest of it was made."""
 
     paths: list[Path] = field(default_factory=list)

@@ -7,8 +7,9 @@ import os
 import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from engine.content.faults import storing
 from engine.image.digest import Digest
@@ -21,8 +22,7 @@ from engine.layer.entries import Change, Entry
 from engine.layer.index import IndexStore
 
 
-@dataclass(frozen=True, slots=True)
-class UnpackTask:
+class UnpackTask(Struct, frozen=True):
     """A layer to unpack into a layer store, by way of a scratch directory that is removed. `index_dir` is an `IndexStore`'s."""
 
     blob: str
@@ -35,8 +35,7 @@ class UnpackTask:
     arriving: Arriving | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(Struct, frozen=True):
     """How a layer leans on the layers below: directories it does not describe, and hard links to files that it does not have."""
 
     implicit: tuple[bytes, ...]

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+from msgspec import Struct
 
 from engine.content.base import ContentStore
 from engine.content.faults import storing
@@ -41,8 +41,7 @@ from engine.workers.base import Workers
 __all__ = ["LayerDirs", "Place", "blob_path", "chain_name", "remove_tree"]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where things are: the layer store's directory, its scratch space, and how owners and whiteouts are on disk."""
 
     directory: Path

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform as machine
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
 
 import anyio
+from msgspec import Struct
 
 from engine.context.base import Context
 from engine.dockerfile.directives import parse_check
@@ -36,8 +37,7 @@ OpenContext = Callable[[str], Awaitable[Context]]
 """Opens a context when it is first asked for; `""` is the build context."""
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(Struct, frozen=True):
     """How many layer steps were found in the cache, and how many ran."""
 
     cached: int = 0
@@ -145,7 +145,7 @@ def _configured(dockerfile: Dockerfile, request: BuildRequest) -> Dockerfile:
             parse_check(checks)
     except DockerfileError as error:
         raise UsageError(f"failed to parse build-arg:BUILDKIT_DOCKERFILE_CHECK: {error.message}", hint=error.hint) from None
-    return replace(dockerfile, directives={**dockerfile.directives, "check": checks})
+    return dataclasses.replace(dockerfile, directives={**dockerfile.directives, "check": checks})
 
 
 def graph_inputs(request: BuildRequest, host: Platform, target: Platform) -> GraphInputs:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engine.cache.flight import SingleFlight
 from engine.content.base import ContentStore
@@ -20,8 +21,7 @@ from engine.registry.base import Puller
 from engine.solve.state import Blobs, State
 
 
-@dataclass(frozen=True, slots=True)
-class BaseImage:
+class BaseImage(Struct, frozen=True):
     """One platform's image in a registry. `reference` is pinned to the manifest's digest."""
 
     reference: Reference

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
 import anyio.to_thread
+from msgspec import Struct
 
 from engine.cache.flight import SingleFlight
 from engine.context.base import Context
@@ -41,8 +41,7 @@ def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-@dataclass(frozen=True, slots=True)
-class FileSelection:
+class FileSelection(Struct, frozen=True):
     """Which files of a source a step depends on: those that an instruction copies, or all below a path."""
 
     request: CopyRequest
@@ -75,8 +74,7 @@ class Listing:
         return self._made
 
 
-@dataclass(frozen=True, slots=True)
-class FilesKey:
+class FilesKey(Struct, frozen=True):
     """What a step takes from somewhere: a digest of it, and what is in it."""
 
     digest: str

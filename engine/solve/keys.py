@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass
+
+from msgspec import Struct, structs
 
 from engine.cache.flight import SingleFlight
 from engine.image.digest import Digest
@@ -26,8 +27,7 @@ VERSION = "1"
 """Part of every key: to be changed when equal ingredients come to give another result."""
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """A digest, and what it was made of: `shown` by name, `listings` of files by what their names begin with."""
 
     digest: Digest
@@ -127,7 +127,7 @@ class Keys:
         builder.add("network", op.network)
         builder.add("hostname", op.hostname)
         for n, mount in enumerate(op.mounts):
-            fields = [f"{k}={v}" for k, v in sorted(asdict(mount.spec).items())]
+            fields = [f"{k}={v}" for k, v in sorted(structs.asdict(mount.spec).items())]
             builder.add(f"mount {n}", [type(mount.spec).__name__, *fields])
             if mount.source is not None:
                 whole = FileSelection.tree(getattr(mount.spec, "source", "") or "/")

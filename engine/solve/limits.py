@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from anyio import CapacityLimiter
+from msgspec import Struct
 
 from engine.settings import Limits
 
 
-@dataclass(frozen=True, slots=True)
-class Limiters:
+class Limiters(Struct, frozen=True):
     """`steps` that run at once, `downloads` and `uploads` of blobs, and `workers`: jobs in worker processes."""
 
     steps: CapacityLimiter

@@ -12,12 +12,12 @@ stops nobody else's probe.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Vertex:
+
+class Vertex(Struct, frozen=True):
     """A node of the graph: its parent (the state it works on) and all that it needs, the parent included."""
 
     id: str
@@ -25,50 +25,43 @@ class Vertex:
     needs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(Struct, frozen=True):
     """Event: the probe of a vertex found its result."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Missed:
+class Missed(Struct, frozen=True):
     """Event: the probe of a vertex found nothing."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """Event: a vertex that was ordered to run has its result."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(Struct, frozen=True):
     """Order: look for the vertex's result by its definition."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Execute:
+class Execute(Struct, frozen=True):
     """Order: make the vertex's result; everything it needs is done."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(Struct, frozen=True):
     """Order: the vertex was found, and the state it works on is known now. Nothing is awaited."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(Struct, frozen=True):
     """Order: all wanted results are there."""
 
 

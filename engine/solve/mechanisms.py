@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from engine.cache.base import Cache
 from engine.cache.flight import FileLocks, Turns
@@ -33,8 +34,7 @@ MAX_SECRET = 500 << 10
 """Bytes; BuildKit's limit for a secret."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mechanisms:
+class Mechanisms(Struct, frozen=True):
     """What all builds of an engine share. What is dear to start is given as a function that starts it when first called."""
 
     content: ContentStore
@@ -58,8 +58,7 @@ class Mechanisms:
     """The contents of /etc/hosts and /etc/resolv.conf for a RUN that shares the host's network."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True):
     """One build. `context(name)` opens a context when it is first asked for; `""` is the build context. With `share_all` a remote
     cache gets the results of all steps, and not only of those whose layers are the image's."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 import anyio
+from msgspec import Struct, field
 
 from engine.cache.tiers import Hit
 from engine.errors import ContentError, RunError
@@ -30,8 +30,7 @@ _TICK = 1.1
 Verdict = Literal["same", "varies", "differs", "failed", "broken"]
 
 
-@dataclass(frozen=True, slots=True)
-class Rebuilt:
+class Rebuilt(Struct, frozen=True):
     """What became of a step that was run again. `same`: the layer on record, but for times. `varies`: not the same, but the step
     gives another result each time. `differs`: the step gives the same result each time, and another than is on record. `failed`:
     it does not end well any more. `broken`: the layer on record cannot be had, or is not what it should be. `paths` says of each
@@ -49,8 +48,7 @@ class Rebuilt:
         return self.verdict in ("same", "varies")
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(Struct, frozen=True):
     """A step that the cache has, and all that it needs, too."""
 
     job: Job

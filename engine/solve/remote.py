@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from engine.cache.base import Record
 from engine.cache.flight import SingleFlight
@@ -26,8 +27,7 @@ def is_remote(source: str) -> bool:
     return is_git_url(source) or is_http_url(source)
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+class _File(Struct, frozen=True):
     """A downloaded file: its name in the image, where it lies, its size, time in seconds and sha256."""
 
     name: str
@@ -41,8 +41,7 @@ class _File:
         return f"http {self.name} {self.digest} {self.mtime}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Checkout:
+class _Checkout(Struct, frozen=True):
     """A git checkout: the directory that counts, and the commit."""
 
     root: Path

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from engine.cache.flight import SingleFlight
 from engine.content.base import ContentStore
@@ -25,8 +26,7 @@ FetchProgress = Callable[[Descriptor, int], None]
 """Called with a blob and how many bytes of it have come."""
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Struct, frozen=True):
     """The layers of a root filesystem, and when the newest of them was made (seconds since the epoch, 0 when unknown)."""
 
     chain: Chain

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import anyio.to_thread
 from anyio.abc import TaskGroup
+from msgspec import Struct
 
 from engine.cache.base import Record
 from engine.cache.flight import once
@@ -24,8 +24,7 @@ from engine.solve.mechanisms import Job
 from engine.solve.state import State
 
 
-@dataclass(frozen=True, slots=True)
-class FoundRecord:
+class FoundRecord(Struct, frozen=True):
     """A cache record as the driver sees it."""
 
     hit: Hit

@@ -35,13 +35,12 @@ def main() -> None:
     os.umask(0o022)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's interrupt is the event-loop process's to handle
     try:
-        (wishes, path, modules), _ = wire.receive(channel)
+        (wishes, modules), _ = wire.receive(channel)
         environment = enter(wishes)
     except Exception as error:
         wire.send(channel, (False, error))
         return
     wire.send(channel, (True, environment))
-    sys.path[:] = path
     for name in modules:
         import_module(name)
     server = ForkServer(channel, environment, wishes)

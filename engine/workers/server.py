@@ -19,6 +19,7 @@ from engine.workers.channel import Channel
 # `engine` as a bare package: its own __init__ could bring in everything there is, event loop included.
 _BOOT = """
 import sys, types
+sys.path[:] = sys.argv[2:]
 engine = sys.modules["engine"] = types.ModuleType("engine")
 engine.__path__ = [sys.argv[1]]
 from engine.workers.forkserver import main
@@ -45,10 +46,9 @@ class Server:
         """Starts one; returns it and what it found. It imports the modules, which start no threads, for those it forks. Raises
         `IsolationError`."""
         server = _spawn()
-        path = [str(_PACKAGE.parent), *(os.path.abspath(entry) for entry in sys.path)]
         with anyio.CancelScope(shield=True):
             try:
-                environment: Environment = await server._exchange((wishes, path, tuple(modules)), ())
+                environment: Environment = await server._exchange((wishes, tuple(modules)), ())
             except BaseException:
                 await server.aclose()
                 raise
@@ -93,7 +93,8 @@ class Server:
 def _spawn() -> Server:
     log = os.memfd_create("forkserver")
     channel = Channel()
-    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", _BOOT, str(_PACKAGE)],
+    path = [str(_PACKAGE.parent), *(os.path.abspath(entry) for entry in sys.path)]
+    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", _BOOT, str(_PACKAGE), *path],
                                stdin=channel.other.fileno(), stdout=subprocess.DEVNULL, stderr=log, cwd="/")
     channel.other.close()
     return Server(process, channel, log)

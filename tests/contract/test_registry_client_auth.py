@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import urllib.parse
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from engine.errors import AuthError, RegistryError
 from engine.image.descriptor import OCI_INDEX

@@ -194,7 +194,7 @@ async def test_two_outputs_are_the_same_image(base: str, registry: RegistryServe
     context = write_context(memory / "app", f"FROM {base}\nRUN echo x > /x\n")
     outputs = (OutputRequest("registry"), OutputRequest("oci", memory / "layout", archive=False),
                OutputRequest("oci", memory / "image.tar"), OutputRequest("docker", memory / "docker.tar"))  # fmt: skip
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     made = await engine.build(replace(request(context, f"{registry.address}/app:1"), outputs=outputs))
     for source in (f"oci:{memory}/layout", f"oci-archive:{memory}/image.tar"):

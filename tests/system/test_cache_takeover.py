@@ -4,11 +4,11 @@ no matter of the others."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
+from msgspec.structs import force_setattr, replace
 
 from engine import Engine, Settings
 from engine.cache.flight import Turns
@@ -36,7 +36,7 @@ class Watched(Turns):
 def watch(engine: Engine) -> Watched:
     assert engine._wiring is not None
     turns = Watched()
-    object.__setattr__(engine._wiring.mechanisms, "turns", turns)
+    force_setattr(engine._wiring.mechanisms, "turns", turns)
     return turns
 
 

@@ -7,12 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from engine import Engine, Settings
 from engine.solve.rebuild import Rebuilt
@@ -68,8 +68,8 @@ async def test_steps_that_give_the_same_are_the_same_and_nothing_is_recorded(bas
 
 
 async def test_what_varies_is_told_from_what_is_another_than_on_record(base: str, memory: Path) -> None:
-    lines = (f"RUN head -c 9 /dev/urandom > /random; date > /date\nRUN {MOUNT} echo old >> /c/file; cp /c/file /file; echo a > /a\n"
-             f"RUN {MOUNT} cp /c/file /steady; date > /date\nRUN {MOUNT} test ! -e /c/stop && echo went > /went\n")  # fmt: skip
+    lines = (f"RUN head -c 9 /dev/urandom > /random; head -c 9 /dev/urandom > /date\nRUN {MOUNT} echo old >> /c/file; cp /c/file /file; echo a > /a\n"
+             f"RUN {MOUNT} cp /c/file /steady; head -c 9 /dev/urandom > /date\nRUN {MOUNT} test ! -e /c/stop && echo went > /went\n")  # fmt: skip
     context = write_context(memory / "app", f"FROM {base}\n{lines}")
     await build(memory, context)
     (mounted(memory) / "stop").touch()

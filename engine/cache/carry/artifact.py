@@ -11,7 +11,8 @@ import hashlib
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engine.errors import ContentError
 from engine.image.descriptor import Descriptor
@@ -30,8 +31,7 @@ _ID, _CREATED = "dev.aniko.cache.mount.id", "dev.aniko.cache.created"
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where the states of mounts are: a repository (its tag and digest do not matter), and a scope in it, such as a branch."""
 
     repository: Reference
@@ -56,8 +56,7 @@ def place(reference: Reference) -> Place:
     return Place(reference, "" if reference.tag in (None, "latest") else str(reference.tag))
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Struct, frozen=True):
     """What a manifest says: where it was found, its digest, when it was made (seconds since the epoch), listing and packs."""
 
     place: Place

@@ -11,11 +11,11 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
+from msgspec import Struct
 
 from engine.cache.breaker import Breaker
 from engine.cache.carry import record
@@ -33,8 +33,7 @@ from engine.progress.units import size as shown
 from engine.workers.base import Workers
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(Struct, frozen=True):
     """Seconds: `lookup` for the look-up of a state, `stall` for a transfer that does not go on, `bring` for a whole restoration,
     `lock` for a mount that others have, and `save` for what is still to be saved when a build has ended."""
 
@@ -45,8 +44,7 @@ class Patience:
     save: float = 900.0
 
 
-@dataclass(frozen=True, slots=True)
-class Used:
+class Used(Struct, frozen=True):
     """A mount that a step had: its portable name, what the Dockerfile says of it, and its instance."""
 
     name: str

@@ -9,7 +9,8 @@ are put together.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engine.cache.carry.listing import Chunk, Listing
 from engine.layer.entries import Entry
@@ -23,8 +24,7 @@ Digests = tuple[tuple[bytes, int], ...]
 """A file's chunks: digest and size of each."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """What is taken over: the chunks that are where they were, and the numbers of the packs they are in."""
 
     chunks: Mapping[bytes, Chunk]

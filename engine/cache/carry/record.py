@@ -10,8 +10,9 @@ import os
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from engine import codec
 from engine.cache.carry.listing import Listing, decode, encode
@@ -26,8 +27,7 @@ UNKNOWN: Look = (0, 0)
 _MAGIC = b"aniko-mount-record 1\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """The remote state that an instance was last the same as: repository and scope as text, its digest, when it was made."""
 
     place: str
@@ -35,8 +35,7 @@ class Origin:
     created: float
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """An instance as it was: `looks` has one for each entry of the listing, whose packs are those of the origin."""
 
     origin: Origin

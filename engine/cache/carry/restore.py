@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import anyio
 import anyio.to_thread
+from msgspec import Struct
 
 from engine.cache.carry import unpacking
 from engine.cache.carry.artifact import State
@@ -26,8 +26,7 @@ _LANES = 6
 """Packs that are on their way, or in hand, at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(Struct, frozen=True):
     """What there is to do. `pieces` are what is needed of each pack, by its number; `long` files that consist of several."""
 
     directories: tuple[bytes, ...]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
+from msgspec import Struct, field
 
 from engine.cache.carry import artifact, packing, record
 from engine.cache.carry.artifact import Place, State
@@ -34,16 +34,14 @@ _READERS = 3
 """Batches that are read, or wait for a worker, at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(Struct, frozen=True):
     """A state that the new one may refer to, and where its chunks lie."""
 
     packs: tuple[Descriptor, ...] = ()
     table: tuple[Chunk, ...] = ()
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(Struct):
     """What has become known of an instance's files while it is read."""
 
     digests: dict[bytes, Digests] = field(default_factory=dict)

@@ -10,8 +10,9 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from engine.cache.carry.listing import MOST_PACK
 from engine.cache.carry.survey import carried
@@ -34,8 +35,7 @@ class Piece(NamedTuple):
     files: tuple[tuple[Entry, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(Struct, frozen=True):
     """Where an instance is being made, and which owners files can have there."""
 
     path: str

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from msgspec import Struct
+
 from engine.registry.server.refusals import Refusal
 
 Grant = tuple[str, str]
@@ -63,8 +65,7 @@ class BasicAuth:
             raise Refusal("UNAUTHORIZED", headers={"WWW-Authenticate": f'Basic realm="{self.realm}"'})
 
 
-@dataclass(slots=True)
-class _Token:
+class _Token(Struct):
     expires: float
     grants: frozenset[Grant]
     user: str

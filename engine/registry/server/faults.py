@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 Kind = Literal[
     "status", "throttle", "stall", "reset", "truncate", "corrupt", "slow",
@@ -34,8 +35,7 @@ Kind = Literal[
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """`kind` happens to the next `times` requests (None: to all) whose method and path the regular expressions match whole,
     after `skip` of them have been let pass."""
 

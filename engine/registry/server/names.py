@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engine.errors import ContentError
 from engine.image.digest import Digest
@@ -15,8 +16,7 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 MAX_NAME = 255
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Repository:
+class Repository(Struct, frozen=True, order=True):
     """A repository's name (OCI distribution spec, "Pulling manifests"); raises `Refusal` NAME_INVALID when it is none.
 
     No component can be `.` or `..`, be empty or begin with `_`, so a name is safe as a path and the storage may put
@@ -33,8 +33,7 @@ class Repository:
         return self.name
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Tag:
+class Tag(Struct, frozen=True, order=True):
     """A tag; raises `Refusal` TAG_INVALID. It can begin with `.` nowhere, so it is safe as a file name."""
 
     name: str

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import anyio
 from aiohttp import web
+from msgspec import Struct
 
 from engine.image.digest import Digest
 from engine.registry.server.access import Access
@@ -17,8 +16,7 @@ from engine.registry.server.transfer import EXCHANGE
 from engine.registry.server.uploads import Uploads
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Struct, frozen=True):
     """One registry. `disk` limits the threads that read, write and digest."""
 
     storage: Storage

@@ -20,9 +20,10 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from engine import codec
 from engine.errors import StorageError
@@ -32,8 +33,7 @@ from engine.registry.server.names import Repository, Tag
 _STALE = 7 * 86400.0
 
 
-@dataclass(frozen=True, slots=True)
-class StoredManifest:
+class StoredManifest(Struct, frozen=True):
     """A manifest as it was put."""
 
     digest: Digest

@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
+import aiofiles
 import anyio
 from aiohttp import web
+from msgspec import Struct
 
 from engine.registry.server.faults import Fault
 from engine.registry.server.refusals import Refusal
@@ -18,8 +19,7 @@ _PIECE = 16 << 10
 _READ = 256 << 10
 
 
-@dataclass(slots=True)
-class Exchange:
+class Exchange(Struct):
     """One request and what became of it: the bytes of both bodies, without headers. It is in the log from the moment the
     request has arrived, and what the answer says is in it before the client can see the answer."""
 
@@ -133,7 +133,7 @@ async def _pieces(content: Path | bytes, start: int, size: int, piece: int) -> A
         for at in range(start, start + size, piece):
             yield content[at : min(at + piece, start + size)]
         return
-    async with await anyio.open_file(content, "rb") as file:
+    async with aiofiles.open(content, "rb") as file:
         await file.seek(start)
         while size > 0 and (data := await file.read(min(piece, size))):
             size -= len(data)

@@ -13,11 +13,11 @@ import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
 from anyio import to_thread
+from msgspec import Struct, field
 
 from engine.image.digest import Digest
 from engine.registry.server.names import Repository
@@ -30,8 +30,7 @@ _WORTH_A_THREAD = 64 << 10
 _READ = 1 << 20
 
 
-@dataclass(slots=True)
-class Upload:
+class Upload(Struct):
     """An upload. Whoever appends or finishes holds `lock`; `offset` is how many bytes have arrived."""
 
     id: str

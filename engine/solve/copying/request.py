@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from engine.layer.entries import Change, Entry
 
 
-@dataclass(frozen=True, slots=True)
-class CopyRequest:
+class CopyRequest(Struct, frozen=True):
     """One COPY or ADD whose variables are expanded and whose owner is looked up."""
 
     sources: tuple[bytes, ...]

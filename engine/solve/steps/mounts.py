@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from engine.dockerfile.mounts import BindSpec, CacheSpec, SecretSpec, SshSpec, TmpfsSpec
 from engine.errors import ContextError, SecretError
@@ -18,8 +19,7 @@ from engine.solve.state import State
 from engine.solve.steps.unpack import unpack
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedMounts:
+class PreparedMounts(Struct, frozen=True):
     """Mounts, and the variables that come with them (secrets as variables, SSH_AUTH_SOCK)."""
 
     mounts: tuple[Mount, ...]

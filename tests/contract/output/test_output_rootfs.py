@@ -234,7 +234,7 @@ async def test_a_damaged_blob_leaves_nothing(make: Any, content: Any, tmp_path: 
 
 
 async def test_a_blob_with_another_content_of_the_same_names(make: Any, content: Any, tmp_path: Path, refuse_fetch: Any) -> None:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     real, fake = make.layer([(member("file"), b"real")])[0], make.layer([(member("file"), b"fake")])[0]
 

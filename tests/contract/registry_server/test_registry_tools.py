@@ -36,7 +36,7 @@ class Command:
     """A running `aniko registry`."""
 
     def __init__(self, *options: str) -> None:
-        words = [sys.executable, "-m", "engine.cli.main", "registry", "--listen", "127.0.0.1:0", *options]
+        words = [sys.executable, "-m", "engine.cli", "registry", "--listen", "127.0.0.1:0", *options]
         self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout
         self.ready = self.process.stdout.readline()
@@ -215,7 +215,7 @@ def test_kills_at_any_moment_leave_only_what_is_whole(command: Callable[..., Com
 
 
 def failing(*options: str) -> tuple[int, str]:
-    words = [sys.executable, "-m", "engine.cli.main", "registry", *options]
+    words = [sys.executable, "-m", "engine.cli", "registry", *options]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stderr
 

@@ -49,6 +49,6 @@ def test_every_flag_is_documented(name: str) -> None:
 def test_every_event_is_documented_with_its_fields() -> None:
     documented = {row[0].strip("`"): row[1] for row in rows("JSON progress")}
     for kind in get_args(Event):
-        fields = ["text" if kind is StepOutput and name == "data" else name for name in kind.__dataclass_fields__]
+        fields = ["text" if kind is StepOutput and name == "data" else name for name in kind.__struct_fields__]
         assert [name for name in fields if f"`{name}`" not in documented[name_of(kind)]] == []
     assert documented.keys() == {"event", "error", *map(name_of, get_args(Event))}
