@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 
 _CONFIG = """\
 version: 0.1
-log: {{level: error, accesslog: {{disabled: true}}}}
+log: {{level: error, accesslog: {{disabled: {quiet}}}}}
 storage:
   filesystem: {{rootdirectory: {root}, maxthreads: 100}}
   delete: {{enabled: true}}
@@ -48,8 +49,9 @@ def missing_tools(*, users: bool = False) -> str:
 
 
 @contextmanager
-def running_registry(folder: Path, users: Mapping[str, str] | None = None) -> Iterator[RunningRegistry]:
-    """A registry that keeps its files in `folder` until the context ends; with `users` (name: password) it wants HTTP Basic."""
+def running_registry(folder: Path, users: Mapping[str, str] | None = None, access_log: Path | None = None) -> Iterator[RunningRegistry]:
+    """A registry that keeps its files in `folder` until the context ends; with `users` (name: password) it wants HTTP Basic. It
+    writes a line of the common log format for each request to `access_log`."""
     folder.mkdir(parents=True, exist_ok=True)
     auth = ""
     if users:
@@ -59,9 +61,10 @@ def running_registry(folder: Path, users: Mapping[str, str] | None = None) -> It
         auth = f"auth: {{htpasswd: {{realm: tests, path: {folder / 'htpasswd'}}}}}\n"
     for _ in range(5):
         port = _free_port()
-        (folder / "config.yml").write_text(_CONFIG.format(root=folder / "store", port=port, auth=auth))
-        process = subprocess.Popen(["docker-registry", "serve", str(folder / "config.yml")], stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        (folder / "config.yml").write_text(_CONFIG.format(root=folder / "store", port=port, auth=auth, quiet=str(access_log is None).lower()))
+        with open(access_log or os.devnull, "ab") as log:
+            process = subprocess.Popen(["docker-registry", "serve", str(folder / "config.yml")], stdin=subprocess.DEVNULL,
+                                       stdout=log, stderr=subprocess.DEVNULL)
         try:
             if _wait_until_it_answers(process, port):
                 yield RunningRegistry(f"127.0.0.1:{port}", folder / "store", dict(users or {}))
