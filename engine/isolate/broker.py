@@ -20,7 +20,7 @@ from errno import EBADF, EEXIST, EFAULT, EIO, ENAMETOOLONG, ENOENT, ENOSYS, EPER
 from msgspec import Struct
 
 from engine.isolate import seccomp, syscalls
-from engine.isolate.seccomp import Notification
+from engine.isolate.seccomp import Notification, at_least, end, equal, jump, load, mask, program
 
 _MKNOD = {"x86_64": 133}
 _MKNODAT = {"x86_64": 259, "aarch64": 33, "riscv64": 33}
@@ -41,23 +41,23 @@ def subscribe() -> int:
     machine = os.uname().machine
     if machine not in _MKNODAT:
         raise OSError(ENOSYS, "no filter for this processor")
-    return seccomp.listen(seccomp.program((
-        (seccomp.LOAD, 0, 0, seccomp.ARCHITECTURE),
-        (seccomp.EQUAL, 0, 11, seccomp.AUDIT[machine]),
-        (seccomp.LOAD, 0, 0, seccomp.CALL),
-        (seccomp.AT_LEAST, 9, 0, seccomp.X32),
-        (seccomp.EQUAL, 9, 0, _BIND[machine]),
-        (seccomp.EQUAL, 3, 0, _MKNODAT[machine]),
-        (seccomp.EQUAL, 0, 6, _MKNOD.get(machine, _MKNODAT[machine])),
-        (seccomp.LOAD, 0, 0, seccomp.argument(1)),
-        (seccomp.JUMP, 0, 0, 1),
-        (seccomp.LOAD, 0, 0, seccomp.argument(2)),
-        (seccomp.AND, 0, 0, _S_IFMT),
-        (seccomp.EQUAL, 2, 0, stat.S_IFCHR),
-        (seccomp.EQUAL, 1, 0, stat.S_IFBLK),
-        (seccomp.RETURN, 0, 0, seccomp.ALLOW),
-        (seccomp.RETURN, 0, 0, seccomp.NOTIFY),
-    )))  # fmt: skip
+    return seccomp.listen(program(
+        load(seccomp.ARCHITECTURE),
+        equal(seccomp.AUDIT[machine], otherwise="allowed"),
+        load(seccomp.CALL),
+        at_least(seccomp.X32, "allowed"),
+        equal(_BIND[machine], "asked"),
+        equal(_MKNODAT[machine], "mknodat"),
+        equal(_MKNOD.get(machine, _MKNODAT[machine]), otherwise="allowed"),
+        load(seccomp.argument(1)),
+        jump("kind"),
+        "mknodat", load(seccomp.argument(2)),
+        "kind", mask(_S_IFMT),
+        equal(stat.S_IFCHR, "asked"),
+        equal(stat.S_IFBLK, "asked"),
+        "allowed", end(seccomp.ALLOW),
+        "asked", end(seccomp.NOTIFY),
+    ))  # fmt: skip
 
 
 def user_namespace(thread: int) -> int:

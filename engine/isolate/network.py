@@ -11,9 +11,10 @@ import os
 import socket
 import struct
 from contextlib import suppress
-from errno import EAFNOSUPPORT, ENOSYS, EPERM
+from errno import EAFNOSUPPORT, ENOSYS
 
 from engine.isolate import seccomp, syscalls
+from engine.isolate.seccomp import at_least, end, equal, load, program
 
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x41
@@ -37,18 +38,17 @@ def forbid_network() -> None:
     machine = os.uname().machine
     if machine not in _SOCKET:
         raise OSError(ENOSYS, "no filter for this processor")
-    seccomp.restrict(seccomp.program((
-        (seccomp.LOAD, 0, 0, seccomp.ARCHITECTURE),
-        (seccomp.EQUAL, 0, 8, seccomp.AUDIT[machine]),  # another one has other numbers
-        (seccomp.LOAD, 0, 0, seccomp.CALL),
-        (seccomp.AT_LEAST, 6, 0, seccomp.X32),
-        (seccomp.EQUAL, 6, 0, _IO_URING_SETUP),
-        (seccomp.EQUAL, 0, 3, _SOCKET[machine]),
-        (seccomp.LOAD, 0, 0, seccomp.argument(0)),
-        (seccomp.EQUAL, 1, 0, socket.AF_UNIX),
-        (seccomp.EQUAL, 0, 3, socket.AF_NETLINK),
-        (seccomp.RETURN, 0, 0, seccomp.ALLOW),
-        (seccomp.RETURN, 0, 0, seccomp.ERROR | EPERM),
-        (seccomp.RETURN, 0, 0, seccomp.ERROR | ENOSYS),
-        (seccomp.RETURN, 0, 0, seccomp.ERROR | EAFNOSUPPORT),
-    )))  # fmt: skip
+    seccomp.restrict(program(
+        load(seccomp.ARCHITECTURE),
+        equal(seccomp.AUDIT[machine], otherwise="unknown"),  # another one has other numbers
+        load(seccomp.CALL),
+        at_least(seccomp.X32, "unknown"),
+        equal(_IO_URING_SETUP, "unknown"),
+        equal(_SOCKET[machine], otherwise="allowed"),
+        load(seccomp.argument(0)),
+        equal(socket.AF_UNIX, "allowed"),
+        equal(socket.AF_NETLINK, "allowed"),
+        end(seccomp.ERROR | EAFNOSUPPORT),
+        "allowed", end(seccomp.ALLOW),
+        "unknown", end(seccomp.ERROR | ENOSYS),
+    ))  # fmt: skip

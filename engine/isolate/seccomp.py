@@ -1,8 +1,8 @@
 """System call filters, and the calls that one process lets another answer (user notification).
 
-A filter is a program of the classic BPF; `program` assembles one from (code, jump if true, jump if false, value), where a
-jump says how many instructions it skips, and that of `JUMP` is its value. Sources:
-seccomp(2), seccomp_unotify(2), linux/seccomp.h, linux/bpf_common.h.
+A filter is a program of the classic BPF. `program` assembles one from what `load`, `mask`, `equal`, `at_least`, `jump` and `end`
+give, and labels, which are strings: jumps name them, and lead down only. Sources: seccomp(2), seccomp_unotify(2),
+linux/seccomp.h, linux/bpf_common.h.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from engine.isolate import syscalls
 
-LOAD, AND, JUMP, EQUAL, AT_LEAST, RETURN = 0x20, 0x54, 0x05, 0x15, 0x35, 0x06
+_LOAD, _AND, _JUMP, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x05, 0x15, 0x35, 0x06
 CALL, ARCHITECTURE = 0, 4
 """Where the number of the call and its architecture lie in what a filter sees."""
 
@@ -44,7 +44,8 @@ _RESPONSE = struct.Struct("=QqiI")
 _RECEIVE, _SEND, _IS_VALID = 0xC0502100, 0xC0182101, 0x40082102
 _CONTINUE = 1
 
-Instruction = tuple[int, int, int, int]
+Instruction = tuple[int, str, str, int]
+"""Code, label if true, label if false (empty: what follows), value."""
 
 
 def argument(index: int) -> int:
@@ -52,9 +53,52 @@ def argument(index: int) -> int:
     return 16 + 8 * index
 
 
-def program(instructions: tuple[Instruction, ...]) -> bytes:
-    """The filter these instructions are."""
-    return b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
+def load(offset: int) -> Instruction:
+    """Loads a word of what a filter sees: `CALL`, `ARCHITECTURE` or an `argument`."""
+    return _LOAD, "", "", offset
+
+
+def mask(value: int) -> Instruction:
+    """Keeps these bits of the word."""
+    return _AND, "", "", value
+
+
+def equal(value: int, then: str = "", otherwise: str = "") -> Instruction:
+    """Compares the word."""
+    return _EQUAL, then, otherwise, value
+
+
+def at_least(value: int, then: str) -> Instruction:
+    """Compares the word."""
+    return _AT_LEAST, then, "", value
+
+
+def jump(to: str) -> Instruction:
+    """Goes on elsewhere."""
+    return _JUMP, to, "", 0
+
+
+def end(action: int) -> Instruction:
+    """Ends with `ALLOW`, `NOTIFY`, or `ERROR` and an error number."""
+    return _RETURN, "", "", action
+
+
+def program(*lines: Instruction | str) -> bytes:
+    """The filter that these instructions and labels are."""
+    labels: dict[str, int] = {}
+    instructions: list[Instruction] = []
+    for line in lines:
+        if isinstance(line, str):
+            labels[line] = len(instructions)
+        else:
+            instructions.append(line)
+    out = []
+    for at, (code, then, otherwise, value) in enumerate(instructions, 1):
+        skips = [labels[label] - at if label else 0 for label in (then, otherwise)]
+        if code == _JUMP:
+            value, skips = skips[0], [0, 0]
+        out.append(struct.pack("HBBI", code, *skips, value))
+    return b"".join(out)
 
 
 def restrict(filter_: bytes) -> None:
@@ -62,6 +106,13 @@ def restrict(filter_: bytes) -> None:
     any by being set-user-ID from then on."""
     buffer, described = _described(filter_)
     syscalls.prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    syscalls.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.addressof(described))
+    del buffer
+
+
+def confine(filter_: bytes) -> None:
+    """As `restrict`, but set-user-ID programs gain what they should. Needs CAP_SYS_ADMIN in the caller's user namespace."""
+    buffer, described = _described(filter_)
     syscalls.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.addressof(described))
     del buffer
 

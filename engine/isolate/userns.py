@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 
 from engine.errors import IsolationError
-from engine.isolate import command, process, syscalls, system
+from engine.isolate import command, process, profile, syscalls, system
 from engine.isolate.base import RunSpec
 from engine.isolate.host import Host, Streams
 from engine.isolate.mounts import Mounts
@@ -48,6 +49,8 @@ def supervise(spec: RunSpec, host: Host, streams: Streams) -> int:
             _enter_root(mounts.root)
             if namespace:
                 namespace.enter()
+            with suppress(OSError):  # an old kernel, or a filter around us, which then is the one that counts
+                profile.apply()
 
         def attend(child: int) -> None:
             if namespace:
