@@ -81,8 +81,10 @@ class Aniko(Builder):
                 "--progress", "plain", *cache, str(build.context)]
 
     def version(self) -> str:
-        said = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent)
-        return said.stdout.strip()
+        def git(*words: str) -> str:
+            return subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parents[1]).stdout.strip()
+
+        return git("describe", "--always") + ("-dirty" if git("status", "--porcelain", "--", "engine") else "")
 
 
 class Buildah(Builder):
