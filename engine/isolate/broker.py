@@ -4,8 +4,9 @@ device nodes, and listening on ports below 1024.
 A filter stops these calls and no others (`engine.isolate.seccomp`); the supervisor, which is outside the user namespace, answers
 them. It does so only for who would be allowed to by the capabilities it has in its own user namespace; every other call goes
 its way in the kernel, which decides for itself. What the step's memory says is read once. A node is made by a process that
-has the caller's root, directory, groups, umask and capabilities, so no name leads out of the root; and only where no device can
-be opened (`nodev`), as everywhere in a step. Sources: seccomp_unotify(2), mknod(2), bind(2), capabilities(7).
+has the caller's root, directory, groups, umask and capabilities, and follows none of the links of /proc, so no name leads out
+of the root; and only where no device can be opened (`nodev`), as everywhere in a step. Sources: seccomp_unotify(2), mknod(2),
+bind(2), openat2(2), capabilities(7).
 """
 
 from __future__ import annotations
@@ -180,6 +181,7 @@ class _Caller(Struct, frozen=True):
             os.fchdir(root)
             os.chroot(".")
             os.fchdir(start)
+            os.closerange(0, 1 << 16)
             os.setgroups(self.groups)
             os.setresgid(self.group, self.group, self.group)
             os.umask(self.umask)
@@ -195,7 +197,7 @@ def _mknod(path: bytes, mode: int, device: int) -> int:
     directory, _, name = path.rpartition(b"/")
     if path.startswith(b"/"):
         directory = directory or b"/"
-    parent = os.open(directory or b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    parent = syscalls.open_directory(directory or b".")
     if not os.fstatvfs(parent).f_flag & os.ST_NODEV:
         return EPERM
     if name in (b"", b".", b".."):

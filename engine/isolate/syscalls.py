@@ -42,7 +42,10 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 _AT_RECURSIVE = 0x8000
 _CAPABILITY_VERSION_3 = 0x20080522
-_SYS_MOUNT_SETATTR = 442  # the same number on every architecture
+_AT_FDCWD = -100
+_RESOLVE_NO_MAGICLINKS = 0x02
+_SYS_OPENAT2 = 437  # this and the next are the same on every architecture
+_SYS_MOUNT_SETATTR = 442
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "armv7l": 218, "ppc64le": 203, "s390x": 217}
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -67,6 +70,13 @@ def at(fd: int) -> str:
 def syscall(number: int, *arguments: int) -> int:
     """A call by its number, with numbers and addresses for arguments."""
     return _check(_libc.syscall(ctypes.c_long(number), *(ctypes.c_ulong(value) for value in arguments)), f"system call {number}")
+
+
+def open_directory(path: bytes) -> int:
+    """openat2(2): a descriptor that only names a directory. The links of /proc that lead anywhere are not followed (ELOOP)."""
+    name = ctypes.create_string_buffer(path)
+    how = ctypes.create_string_buffer(struct.pack("=QQQ", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0, _RESOLVE_NO_MAGICLINKS), 24)
+    return syscall(_SYS_OPENAT2, _AT_FDCWD, ctypes.addressof(name), ctypes.addressof(how), 24)
 
 
 def unshare(flags: int) -> None:

@@ -66,6 +66,15 @@ async def test_a_node_is_made_inside_the_callers_own_root(machine: Rig) -> None:
     assert {path for path, kind in ran.kinds.items() if kind == "char"} == {"jail/sub/a", "jail/sub/b"}
 
 
+async def test_a_name_leads_nowhere_through_what_the_supervisor_has_open(machine: Rig) -> None:
+    """Whoever makes the node must not be the `self` of the step's /proc."""
+    ran = await step(machine, "for i in $(seq 0 99); do mknod /proc/self/fd/$i/escaped c 1 3; mknod /proc/thread-self/fd/$i/../escaped c 1 3; "
+                              "done 2> /dev/null; mknod /proc/self/cwd/escaped c 1 3")
+    assert [path for path in ran.kinds if path.endswith("escaped")] == []
+    assert list(machine.state_dir.rglob("escaped")) == []
+    assert b"Too many levels" in ran.stderr
+
+
 @pytest.mark.parametrize(("script", "message"), [
     ("mknod /missing/x c 1 3", b"No such file"), ("mknod /etc/motd c 1 3", b"File exists"), ("mknod /etc/motd/x c 1 3", b"Not a directory"),
     ("mknod /loop/x c 1 3", b"Too many levels"), (f"mknod /{'n' * 300} c 1 3", b"too long"), ("mknod /data c 1 3", b"File exists"),
