@@ -12,7 +12,6 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from errno import EINVAL, ENOSPC, ENOSYS, EPERM, EUSERS
 from functools import partial
 from typing import Literal
 
@@ -20,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from engine.errors import EngineError, IsolationError
-from engine.isolate import idmap, syscalls
+from engine.isolate import idmap, refusals, syscalls
 from engine.isolate.base import Environment, IdMap
 from engine.isolate.idmap import MapError, Maps
 from engine.isolate.overlay import Xattrs, mount_overlay
@@ -53,10 +52,10 @@ def enter(wishes: Wishes) -> Environment:
                 return environment
         if wishes.isolation == "userns":
             raise IsolationError("isolation userns is not possible: " + "; ".join(reasons),
-                                 hint=_hint(reasons) or "--isolation chroot works for root, in a container for example")
+                                 hint=refusals.hint(reasons) or "--isolation chroot works for root, in a container for example")
     if wishes.snapshots == "overlay":
         raise IsolationError("overlay snapshots need isolation userns" + "".join(f"; {reason}" for reason in reasons),
-                             hint=_hint(reasons))
+                             hint=refusals.hint(reasons))
     if os.geteuid() == 0 and syscalls.capabilities() & _CAP_SYS_CHROOT:
         said = (*reasons, "isolation: chroot (nothing mounted; processes are not hidden from each other)", "snapshots: walk")
         return Environment("chroot", "walk", _ids_of_root(), reasons=said)
@@ -100,7 +99,7 @@ def _refused_namespace() -> str:
             os.write(ask, b"U")
             os.read(answered, 1)
         except OSError as error:
-            os.write(ask, _explain(error).encode())
+            os.write(ask, refusals.explain(error).encode())
         finally:
             os._exit(0)
     os.close(ask)
@@ -151,7 +150,7 @@ def _inside(wishes: Wishes, reasons: list[str], maps: Maps) -> Environment:
     try:
         _own_mounts()
     except OSError as error:
-        raise MapError(f"the user namespace has no privileges: {error.strerror}; {_denial()}") from error
+        raise MapError(f"the user namespace has no privileges: {error.strerror}; {refusals.denial()}") from error
     if maps.writer == "newuidmap":
         ids, text = IdMap("subids", maps.count), f"ids through newuidmap: {maps.count}"
     elif maps.count > 1:
@@ -209,7 +208,7 @@ def _forked(ask: int, answered: int, inside: Callable[[], Environment]) -> Envir
     try:
         syscalls.unshare(syscalls.CLONE_NEWUSER)
     except OSError as error:
-        raise MapError(_explain(error)) from error
+        raise MapError(refusals.explain(error)) from error
     os.write(ask, b"U")
     if not os.read(answered, 1):
         raise MapError("the id maps could not be written")
@@ -230,55 +229,6 @@ def _stay_behind(child: int) -> None:
 def _own_mounts() -> None:
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
-
-
-def _explain(error: OSError) -> str:
-    """Why a user namespace was refused."""
-    if error.errno in (ENOSPC, EUSERS):
-        if _sysctl("user/max_user_namespaces") == "0":
-            return "max_user_namespaces is 0"
-        return "the limit of user namespaces is reached (/proc/sys/user/max_user_namespaces)"
-    if error.errno in (ENOSYS, EINVAL):
-        return "this kernel has no user namespaces"
-    if error.errno == EPERM:
-        return _denial()
-    return f"unshare: {error.strerror}"
-
-
-def _denial() -> str:
-    if _sysctl("kernel/unprivileged_userns_clone") == "0":
-        return "/proc/sys/kernel/unprivileged_userns_clone is 0"
-    if _sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1":
-        return "/proc/sys/kernel/apparmor_restrict_unprivileged_userns is 1"
-    with suppress(OSError), open("/proc/self/status") as file:
-        if "\nSeccomp:\t2" in file.read():
-            return "seccomp forbids it (the container's profile)"
-    with suppress(OSError):
-        root, first = os.stat("/"), os.stat("/proc/1/root/.")
-        if (root.st_dev, root.st_ino) != (first.st_dev, first.st_ino):
-            return "this process is in a chroot"
-    return "the kernel refuses it (a security module, or a chroot)"
-
-
-def _sysctl(name: str) -> str | None:
-    try:
-        with open(f"/proc/sys/{name}") as file:
-            return file.read().strip()
-    except OSError:
-        return None
-
-
-def _hint(reasons: list[str]) -> str | None:
-    text = " ".join(reasons)
-    if "apparmor_restrict" in text:
-        return "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
-    if "unprivileged_userns_clone" in text:
-        return "sysctl -w kernel.unprivileged_userns_clone=1"
-    if "max_user_namespaces" in text:
-        return "sysctl -w user.max_user_namespaces=10000"
-    if "seccomp" in text:
-        return "run the container with --security-opt seccomp=unconfined, or use --isolation chroot"
-    return None
 
 
 def _with_snapshots(wishes: Wishes, reasons: list[str], ids: IdMap, kinds: tuple[Xattrs, ...]) -> Environment:

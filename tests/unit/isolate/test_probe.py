@@ -8,13 +8,13 @@ import os
 import pytest
 
 from engine.errors import IsolationError
-from engine.isolate import probe
+from engine.isolate import probe, refusals
 from engine.isolate.base import Environment, IdMap
 from engine.isolate.probe import Wishes
 
 
 def sysctls(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
-    monkeypatch.setattr(probe, "_sysctl", lambda name: values.get(name.rpartition("/")[2]))
+    monkeypatch.setattr(refusals, "_sysctl", lambda name: values.get(name.rpartition("/")[2]))
 
 
 @pytest.mark.parametrize(("number", "values", "text"), [
@@ -27,9 +27,9 @@ def sysctls(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
 def test_a_refused_user_namespace_is_explained(monkeypatch: pytest.MonkeyPatch, number: int, values: dict[str, str],
                                                text: str) -> None:
     sysctls(monkeypatch, **values)
-    said = probe._explain(OSError(number, "refused"))
+    said = refusals.explain(OSError(number, "refused"))
     assert text in said
-    assert number == errno.EINVAL or probe._hint([said])
+    assert number == errno.EINVAL or refusals.hint([said])
 
 
 @pytest.fixture
