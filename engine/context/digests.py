@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,6 +31,9 @@ _VERSION = 1
 _DAY = 86400 * 10**9
 _KEPT_DAYS = 60
 _BUSY_SECONDS = 5.0
+
+_SELECTED = 8192
+"""Files that are looked up at a time: their rows are larger than what is kept of them."""
 
 FINE_SLACK = 50_000_000
 """Nanoseconds that a file's ctime must lie back. The kernel's clock for file times ticks every 1 to 10 ms."""
@@ -67,24 +71,28 @@ class DigestStore:
         if keys:
             with collector_paused(), self._connection() as connection:
                 if connection is not None:
-                    self._select(connection, keys, out)
+                    for at in range(0, len(keys), _SELECTED):
+                        out[at : at + _SELECTED] = self._select(connection, keys[at : at + _SELECTED])
         return out
 
     def store(self, digests: Iterable[tuple[FileKey, str]], hashed_after: int) -> None:
         """Keeps digests of files that were hashed after the time `hashed_after`, but for those that changed just before it."""
         today = self._clock() // _DAY
-        rows = [(_signed(key[0]), _signed(key[1]), *key[2:], bytes.fromhex(digest), today)
-                for key, digest in digests if key.settled(hashed_after)]
-        if not rows:
+        rows = ((_signed(key[0]), _signed(key[1]), *key[2:], bytes.fromhex(digest), today)
+                for key, digest in digests if key.settled(hashed_after))
+        first = next(rows, None)
+        if first is None:
             return
         with self._connection() as connection:
             if connection is not None:
-                connection.executemany("insert or replace into digests values (?, ?, ?, ?, ?, ?, ?)", rows)
+                connection.executemany("insert or replace into digests values (?, ?, ?, ?, ?, ?, ?)",
+                                       chain((first,), rows))
                 connection.execute("delete from digests where day < ?", (today - _KEPT_DAYS,))
                 connection.commit()
 
-    def _select(self, connection: Connection, keys: Sequence[FileKey], out: list[str | None]) -> None:
-        """Fills in what is known, with one statement for each device; rows in use stay young."""
+    def _select(self, connection: Connection, keys: Sequence[FileKey]) -> list[str | None]:
+        """What is known, with one statement for each device; rows in use stay young."""
+        out: list[str | None] = [None] * len(keys)
         places: dict[int, list[int]] = {}
         for place, key in enumerate(keys):
             places.setdefault(key[0], []).append(place)
@@ -104,6 +112,7 @@ class DigestStore:
                 connection.execute("update digests set day = ? where device = ? and inode in (select value from json_each(?))",
                                    (today, _signed(device), wanted))
                 connection.commit()
+        return out
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[Connection | None]:

@@ -40,6 +40,7 @@ class DirectoryTree:
         self._linked: dict[bytes, tuple[int, int]] = {}
         self._states: dict[bytes, int] = {b"": 0}
         """What ignore rules found for directories."""
+        self._numbers: dict[int, int] = {}
         self._lossy: set[bytes] = set()
         """Directories in which something is ignored."""
         try:
@@ -139,6 +140,7 @@ class DirectoryTree:
         names: list[bytes] = []
         doubtful: list[bytes] = []
         path = directory
+        same = self._numbers.setdefault
         try:
             with os.scandir(self._root + b"/" + directory if directory else self._root) as found:
                 for item in found:
@@ -159,8 +161,10 @@ class DirectoryTree:
                     mode = status.st_mode
                     if mode & _TYPE == S_IFREG:
                         size, mtime = status.st_size, status.st_mtime_ns
-                        self._entries[path] = _new_entry((path, "file", mode & 0o7777, 0, 0, size, mtime, b"", "", 0, 0, ()))
-                        self._keys[path] = _new_key((status.st_dev, status.st_ino, size, mtime, status.st_ctime_ns))
+                        bits, device = mode & 0o7777, status.st_dev
+                        bits, device = same(bits, bits), same(device, device)  # one number for all files, not one for each
+                        self._entries[path] = _new_entry((path, "file", bits, 0, 0, size, mtime, b"", "", 0, 0, ()))
+                        self._keys[path] = _new_key((device, status.st_ino, size, mtime, status.st_ctime_ns))
                         if status.st_nlink > 1:
                             self._linked[path] = status.st_dev, status.st_ino
                     else:
