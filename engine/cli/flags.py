@@ -210,6 +210,7 @@ def _image_keys(known: Mapping[str, str], kind: str, *, push: bool) -> dict[str,
 
 
 def boolean(text: str, key: str) -> bool:
+    """The value of a key that is true or false. Raises `UsageError`."""
     if text.lower() not in _BOOLEANS:
         raise UsageError(f"invalid value {text!r} for {key}: true or false is needed")
     return _BOOLEANS[text.lower()]

@@ -114,10 +114,10 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         if error.status < 400:
             raise
         refusal = Refusal("UNSUPPORTED" if error.status == 405 else "UNKNOWN", status=error.status, message=error.reason)
-    except Reset:
+    except (Reset, ConnectionError):
         return web.Response(status=_GONE)  # nobody reads it: the connection is gone
     except OSError as error:
-        if isinstance(error, ConnectionError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
         refusal = Refusal("UNKNOWN", status=507, message=f"cannot store: {error.strerror}")
     headers = refusal.headers | {"Content-Type": "application/json"}

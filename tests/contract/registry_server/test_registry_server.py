@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
+import struct
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -435,3 +438,22 @@ async def test_a_full_disk_is_said_and_the_upload_can_go_on(client: Any, monkeyp
     assert (await client("GET", where)).headers["Range"] == "0-5"
     await client("PATCH", where, b"second", Content_Range="6-11")
     assert (await client("PUT", f"{where}?digest={sha256(b'first second')}")).status == 201
+
+
+async def test_a_client_that_goes_in_the_middle_of_an_upload_is_no_fault_of_the_registry(
+        client: Any, caplog: pytest.LogCaptureFixture) -> None:  # fmt: skip
+    place = await client.upload()
+    host, port = client.server.address.split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(f"PATCH {place} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n".encode() + bytes(5000))
+        with anyio.fail_after(10):
+            while not any(entry.received for entry in client.server.requests):
+                await client("GET", "/v2/")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    patch = next(entry for entry in client.server.requests if entry.method == "PATCH")
+    with anyio.fail_after(10):
+        while (await client("GET", place)).headers["Range"] != "0-4999" and not caplog.records:
+            pass
+        await client("GET", "/v2/")
+    assert patch.received == 5000
+    assert [record.getMessage() for record in caplog.records] == []
