@@ -20,7 +20,7 @@ from .killer import Plan
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
-ROUNDS = int(os.environ.get("ANIKO_KILL_ROUNDS", "100"))
+ROUNDS = int(os.environ.get("ANIKO_KILL_ROUNDS", "300"))
 """How often something is killed."""
 
 STEPS = """FROM scratch AS base

@@ -25,7 +25,7 @@ from .conftest import write_context
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
-ROUNDS = int(os.environ.get("ANIKO_KILL_ROUNDS", "100")) // 5
+ROUNDS = int(os.environ.get("ANIKO_KILL_ROUNDS", "300")) // 5
 """Builds that are killed: as whole commands, which takes longer than what `test_cache_killed` does."""
 
 
