@@ -30,8 +30,8 @@ _ISSUE = "This is a bug in aniko, not a mistake of yours. Please report it, with
 
 
 def command() -> NoReturn:
-    """The program: `main`, and the end of the process. The interpreter is not taken down with care: that takes a fifth of a small
-    build, and gives back to the system what it takes back anyway. Nothing is left open or running when `main` returns."""
+    """The program: `main`, and the end of the process. The interpreter is not taken down with care: that takes time, and gives
+    back to the system what it takes back anyway. Nothing is left open or running when `main` returns."""
     gc.set_threshold(_COLLECT_AFTER, 20, 20)
     os._exit(main())
 

@@ -122,15 +122,15 @@ async def test_no_raw_sockets_in_the_hosts_network(machine: Rig) -> None:
 def test_without_a_supervisor_outside_the_kernel_decides(tmp_path: Path) -> None:
     """Root without CAP_SYS_ADMIN is where ordinary users are: in one user namespace with its steps."""
     script = """
-import sys, anyio
+import sys, tarfile, anyio
 from pathlib import Path
-from tests.contract.roots import rig
+from tests.contract.roots import Tar, rig
 async def main():
     async with rig(Path(sys.argv[1]), "userns overlay") as machine:
         assert machine.environment.user_namespace == "server", machine.environment
-        state = await machine.base()
+        state = await machine.base(Tar().add("device", kind=tarfile.BLKTYPE).bytes())  # which nobody here can put on disk
         for options in ({}, {"network": "none"}):
-            ran = await machine.step(state, "mkfifo /p; mknod /c c 1 3; httpd -p 127.0.0.1:1 -h /data; echo $?", **options)
+            ran = await machine.step(state, "test ! -e /device && mkfifo /p; mknod /c c 1 3; httpd -p 127.0.0.1:1 -h /data; echo $?", **options)
             print(sorted(ran.kinds), ran.stdout.decode(), ran.stderr.decode())
 anyio.run(main)
 """
