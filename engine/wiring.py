@@ -83,7 +83,8 @@ class Wiring:
             self.scratch.close()
             raise
         self.workers = WorkerPool(self.settings, self.limiters.workers, sockets, JOBS)
-        self.hasher = Hasher(DigestStore(state / "digests.sqlite", time.time_ns), self.workers.call)
+        self.digests = DigestStore(state / "digests.sqlite", time.time_ns)
+        self.hasher = Hasher(self.digests, self.workers.call)
         self.locks = FileLocks(state / "locks")
         self.records = LocalCache(state / "cache", self.content, clock=self._clock)
         self.memory = MemoryCache(self.content)
@@ -98,8 +99,8 @@ class Wiring:
         mounts = CacheMounts(self.settings.state_dir / "mounts", self.workers, self.locks)
         return Mechanisms(
             content=self.content, indexes=self.indexes, workers=self.workers, snapshots=self.snapshots, registry=self.registry,
-            cache=self.records, locks=self.locks, cache_mounts=mounts, blobs=blobs, trees=trees, limiters=self.limiters,
-            turns=Turns(), clock=self._clock, network_files=network_files,
+            cache=self.records, locks=self.locks, cache_mounts=mounts, blobs=blobs, trees=trees, digests=self.digests,
+            limiters=self.limiters, turns=Turns(), clock=self._clock, network_files=network_files,
         )  # fmt: skip
 
     @asynccontextmanager

@@ -179,7 +179,7 @@ class ArchiveContext:
             if entry.size:
                 ranges[path] = (*self.tree.source(path), entry.size)
             else:
-                out[path] = EMPTY
+                out[path] = EMPTY.hex()
         try:
             digests = await anyio.to_thread.run_sync(hash_ranges, list(ranges.values()), abandon_on_cancel=True)
         except OSError as error:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from engine.context.rules import IgnoreRules
-from engine.layer.base import FileTree
+from engine.layer.base import FileTree, Subtree
 
 
 class Context(Protocol):
@@ -35,3 +35,15 @@ class Context(Protocol):
 
     async def aclose(self) -> None:
         """Removes temporary files."""
+
+
+@runtime_checkable
+class SubtreeContext(Context, Protocol):
+    """A context whose tree has subtrees (`engine.layer.base.Subtrees`)."""
+
+    async def digest_below(self, subtree: Subtree) -> None:
+        """Finds out the digests of all files in a subtree, which has them from then on. Raises `ContextError`."""
+
+    async def learn(self, files: Mapping[bytes, bytes], subtrees: Sequence[tuple[Subtree, bytes]], read_after: int) -> None:
+        """Takes up sha256 of files that somebody else has read since the time `read_after` (nanoseconds since the epoch): by path,
+        and for subtrees 32 bytes for each row of their columns. They are kept for later builds, too."""

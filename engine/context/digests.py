@@ -26,8 +26,10 @@ _SCHEMA = """
 create table if not exists digests (
     device integer not null, inode integer not null, size integer not null, mtime integer not null, ctime integer not null,
     digest blob not null, day integer not null, primary key (device, inode)) without rowid;
+create table if not exists fingerprints (
+    fingerprint blob not null primary key, digest blob not null, day integer not null) without rowid;
 """
-_VERSION = 1
+_VERSION = 2
 _DAY = 86400 * 10**9
 _KEPT_DAYS = 60
 _BUSY_SECONDS = 5.0
@@ -58,16 +60,16 @@ class FileKey(NamedTuple):
 
 
 class DigestStore:
-    """sha256 (hexadecimal) by file, in one SQLite file. The methods block: call them from a thread."""
+    """sha256 (32 bytes) by file, and by the fingerprint of many, in one SQLite file. The methods block: call them from a thread."""
 
     def __init__(self, path: Path, clock: Callable[[], int]) -> None:
         """`clock` gives nanoseconds since the epoch (time.time_ns)."""
         self._path = path
         self._clock = clock
 
-    def lookup(self, keys: Sequence[FileKey]) -> list[str | None]:
+    def lookup(self, keys: Sequence[FileKey]) -> list[bytes | None]:
         """The digests of files, None for those that are not known."""
-        out: list[str | None] = [None] * len(keys)
+        out: list[bytes | None] = [None] * len(keys)
         if keys:
             with collector_paused(), self._connection() as connection:
                 if connection is not None:
@@ -75,10 +77,10 @@ class DigestStore:
                         out[at : at + _SELECTED] = self._select(connection, keys[at : at + _SELECTED])
         return out
 
-    def store(self, digests: Iterable[tuple[FileKey, str]], hashed_after: int) -> None:
+    def store(self, digests: Iterable[tuple[FileKey, bytes]], hashed_after: int) -> None:
         """Keeps digests of files that were hashed after the time `hashed_after`, but for those that changed just before it."""
         today = self._clock() // _DAY
-        rows = ((_signed(key[0]), _signed(key[1]), *key[2:], bytes.fromhex(digest), today)
+        rows = ((_signed(key[0]), _signed(key[1]), *key[2:], digest, today)
                 for key, digest in digests if key.settled(hashed_after))
         first = next(rows, None)
         if first is None:
@@ -90,9 +92,30 @@ class DigestStore:
                 connection.execute("delete from digests where day < ?", (today - _KEPT_DAYS,))
                 connection.commit()
 
-    def _select(self, connection: Connection, keys: Sequence[FileKey]) -> list[str | None]:
+    def recall(self, fingerprint: bytes) -> bytes | None:
+        """What was remembered for a fingerprint; None if nothing was."""
+        today = self._clock() // _DAY
+        with self._connection() as connection:
+            if connection is not None:
+                found = connection.execute("select digest, day from fingerprints where fingerprint = ?", (fingerprint,)).fetchone()
+                if found is not None and found[1] < today - _KEPT_DAYS // 4:
+                    connection.execute("update fingerprints set day = ? where fingerprint = ?", (today, fingerprint))
+                    connection.commit()
+                return found[0] if found is not None else None
+        return None
+
+    def remember(self, fingerprint: bytes, digest: bytes) -> None:
+        """Keeps what follows from all that the fingerprint is of. Its maker sees to it that no change of that goes unnoticed."""
+        today = self._clock() // _DAY
+        with self._connection() as connection:
+            if connection is not None:
+                connection.execute("insert or replace into fingerprints values (?, ?, ?)", (fingerprint, digest, today))
+                connection.execute("delete from fingerprints where day < ?", (today - _KEPT_DAYS,))
+                connection.commit()
+
+    def _select(self, connection: Connection, keys: Sequence[FileKey]) -> list[bytes | None]:
         """What is known, with one statement for each device; rows in use stay young."""
-        out: list[str | None] = [None] * len(keys)
+        out: list[bytes | None] = [None] * len(keys)
         places: dict[int, list[int]] = {}
         for place, key in enumerate(keys):
             places.setdefault(key[0], []).append(place)
@@ -107,7 +130,7 @@ class DigestStore:
                 _, inode, size, mtime, ctime = keys[place]
                 row = found.get(_signed(inode))
                 if row is not None and row[2] == mtime and row[3] == ctime and row[1] == size:
-                    out[place] = row[4].hex()
+                    out[place] = row[4]
             if any(row[5] < today - _KEPT_DAYS // 4 for row in rows):
                 connection.execute("update digests set day = ? where device = ? and inode in (select value from json_each(?))",
                                    (today, _signed(device), wanted))

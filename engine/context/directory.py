@@ -9,68 +9,63 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import partial
-from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
+from stat import S_IFLNK
+from threading import Lock
 
 from engine.context.digests import FileKey
 from engine.context.faults import show, unreadable
+from engine.context.listing import DIRECTORY, DirectorySubtree, Listing, Row
 from engine.context.rules import IgnoreRules
-from engine.layer.entries import Entry, Kind, ancestors, parent
+from engine.layer.base import file_state
+from engine.layer.entries import Entry, ancestors, join
 
 READ_LIMIT = 8 << 20
 """Bytes that `read` gives at most."""
 
-_KINDS: dict[int, Kind] = {S_IFDIR: "dir", S_IFLNK: "symlink", S_IFIFO: "fifo", S_IFCHR: "char", S_IFBLK: "block"}
 _TYPE = 0o170000
-_new_entry = partial(tuple.__new__, Entry)
-_new_key = partial(tuple.__new__, FileKey)
 
 
 class DirectoryTree:
-    """Implements `engine.layer.base.FileTree`. Raises `ContextError` for a directory that cannot be listed."""
+    """Implements `engine.layer.base.FileTree` and `Subtrees`. Raises `ContextError` for a directory that cannot be listed."""
 
     def __init__(self, root: str, rules: IgnoreRules | None = None) -> None:
         """`root` is an absolute path of a directory."""
         self.root = root
         self._root = os.fsencode(root)
         self._rules = rules
-        self._entries: dict[bytes, Entry] = {}
-        self._children: dict[bytes, list[bytes]] = {}
-        self._keys: dict[bytes, FileKey] = {}
-        self._linked: dict[bytes, tuple[int, int]] = {}
+        self._listings: dict[bytes, Listing] = {}
         self._states: dict[bytes, int] = {b"": 0}
         """What ignore rules found for directories."""
-        self._numbers: dict[int, int] = {}
         self._lossy: set[bytes] = set()
         """Directories in which something is ignored."""
+        self._listing_one = Lock()  # steps look for their files in threads
         try:
-            self._entries[b""] = _entry(b"", os.stat(self._root))
+            status = os.stat(self._root)
         except OSError as error:
             raise unreadable(b"", error) from error
+        self._top = Entry(b"", "dir", status.st_mode & 0o7777, mtime=status.st_mtime_ns)
 
     def get(self, path: bytes) -> Entry | None:
         """See `FileTree`. Sockets are empty files."""
-        entry = self._entries.get(path)
-        if entry is None and parent(path) not in self._children and self._reach(parent(path)):
-            return self._entries.get(path)
-        return entry
+        if not path:
+            return self._top
+        listing, at = self._find(path)
+        return listing.entry(at, path) if listing is not None else None
 
     def children(self, path: bytes) -> Sequence[bytes]:
         """See `FileTree`."""
-        names = self._children.get(path)
-        if names is None:
-            return self._children[path] if self._reach(path) else ()
-        return names
+        listing = self._listing(path)
+        return listing.names if listing is not None else ()
 
     def source(self, path: bytes) -> tuple[bytes, int]:
         """See `FileTree`."""
-        if path not in self._keys:
-            return b"/dev/null", 0
-        return self._root + b"/" + path, 0
+        listing, at = self._find(path)
+        return (self._root + b"/" + path if listing is not None and listing.is_file(at) else b"/dev/null"), 0
 
     def identity(self, path: bytes) -> object | None:
         """See `FileTree`."""
-        return self._linked.get(path)
+        listing, at = self._find(path)
+        return listing.identity(at) if listing is not None and listing.has_other_names(at) else None
 
     def read(self, path: bytes) -> bytes:
         """See `FileTree`."""
@@ -85,7 +80,39 @@ class DirectoryTree:
 
     def key(self, path: bytes) -> FileKey | None:
         """What told the state of a regular file when it was listed; None for everything else."""
-        return self._keys.get(path)
+        listing, at = self._find(path)
+        return listing.key(at) if listing is not None and listing.is_file(at) else None
+
+    def state(self, path: bytes) -> tuple[int, int] | None:
+        """See `Subtrees`."""
+        listing, at = self._find(path)
+        return file_state(listing.inodes[at], listing.ctimes[at]) if listing is not None and listing.is_file(at) else None
+
+    def digest(self, path: bytes) -> bytes | None:
+        """sha256 of a regular file's content, if it has been learned."""
+        listing, at = self._find(path)
+        return listing.digest(at) if listing is not None else None
+
+    def learn(self, path: bytes, digest: bytes) -> None:
+        """Takes up the sha256 of a regular file's content."""
+        listing, at = self._find(path)
+        if listing is not None:
+            listing.learn(at, digest)
+
+    def subtree(self, path: bytes) -> DirectorySubtree | None:
+        """See `Subtrees`. Lists all that is not listed yet."""
+        parts: list[tuple[bytes, Listing]] = []
+        todo = [path]
+        skip = len(path) + 1 if path else 0
+        while todo:
+            directory = todo.pop()
+            listing = self._listing(directory)
+            if listing is None or listing.odd:
+                return None
+            parts.append((directory[skip:] + b"/" if len(directory) > len(path) else b"", listing))
+            prefix = directory + b"/" if directory else b""
+            todo += [prefix + name for name in listing.directories()]
+        return DirectorySubtree(path, join(self._root, path), parts)
 
     def why_absent(self, path: bytes) -> str | None:
         """Why there is nothing at a path where one would look for something: the ignore file names it. None for other reasons."""
@@ -103,44 +130,60 @@ class DirectoryTree:
         todo = [path]
         while todo:
             directory = todo.pop()
-            names = self.children(directory)
+            listing = self._listing(directory)
             if directory in self._lossy:
                 return True
-            prefix = directory + b"/" if directory else b""
-            todo += [prefix + name for name in names if self._entries[prefix + name].kind == "dir"]
+            if listing is not None:
+                todo += [join(directory, name) for name in listing.directories()]
         return False
 
-    def _reach(self, path: bytes) -> bool:
-        """Lists a directory and those above it; whether it is one."""
-        for directory in (*ancestors(path), path) if not path else (b"", *ancestors(path), path):
-            if directory not in self._children:
-                entry = self._entries.get(directory)
-                if entry is None or entry.kind != "dir":
-                    return False
-                self._list(directory)
-        return True
+    def _find(self, path: bytes) -> tuple[Listing | None, int]:
+        """Where something is: the listing of its directory, and its place there; no listing if it is not there."""
+        head, _, tail = path.rpartition(b"/")
+        listing = self._listings.get(head) or self._listing(head)
+        if listing is None or (at := listing.place(tail)) < 0:
+            return None, -1
+        return listing, at
+
+    def _listing(self, path: bytes) -> Listing | None:
+        """A directory's listing, made if need be as are those of the directories above; None if it is no directory."""
+        found = self._listings.get(path)
+        if found is not None:
+            return found
+        with self._listing_one:
+            for directory in (b"", *ancestors(path), path) if path else (b"",):
+                if directory not in self._listings:
+                    if directory:
+                        head, _, tail = directory.rpartition(b"/")
+                        above = self._listings[head]
+                        at = above.place(tail)
+                        if at < 0 or above.kinds[at] != DIRECTORY:
+                            return None
+                    self._list(directory)
+            return self._listings[path]
 
     def _list(self, directory: bytes) -> None:
         """Lists a directory. One in it that is ignored is listed too if something in it may not be, and goes if nothing is."""
-        doubtful = self._scan(directory)
+        listings: dict[bytes, Listing] = {}
+        doubtful = self._scan(directory, listings)
         for inner in doubtful:
-            doubtful.extend(self._scan(inner))  # while it is walked: an ignored directory may hold others
+            doubtful.extend(self._scan(inner, listings))  # while it is walked: an ignored directory may hold others
         for inner in reversed(doubtful):
-            if not self._children[inner]:
+            if not len(listings[inner]):
                 above, _, name = inner.rpartition(b"/")
-                self._children[above].remove(name)
+                listings[above] = listings[above].without((name,))
                 self._lossy.add(above)
-                del self._children[inner], self._entries[inner]
+                del listings[inner]
+        self._listings.update(listings)
 
-    def _scan(self, directory: bytes) -> list[bytes]:
+    def _scan(self, directory: bytes, listings: dict[bytes, Listing]) -> list[bytes]:
         """Takes up the visible children of a directory, and ignored directories that may have visible ones; returns these."""
         prefix = directory + b"/" if directory else b""
         rules = self._rules
         above = self._states.get(directory, 0)
-        names: list[bytes] = []
+        rows: list[Row] = []
         doubtful: list[bytes] = []
         path = directory
-        same = self._numbers.setdefault
         try:
             with os.scandir(self._root + b"/" + directory if directory else self._root) as found:
                 for item in found:
@@ -156,30 +199,9 @@ class DirectoryTree:
                             doubtful.append(path)
                         if directory_itself and state:
                             self._states[path] = state
-                    names.append(name)
                     status = item.stat(follow_symlinks=False)
-                    mode = status.st_mode
-                    if mode & _TYPE == S_IFREG:
-                        size, mtime = status.st_size, status.st_mtime_ns
-                        bits, device = mode & 0o7777, status.st_dev
-                        bits, device = same(bits, bits), same(device, device)  # one number for all files, not one for each
-                        self._entries[path] = _new_entry((path, "file", bits, 0, 0, size, mtime, b"", "", 0, 0, ()))
-                        self._keys[path] = _new_key((device, status.st_ino, size, mtime, status.st_ctime_ns))
-                        if status.st_nlink > 1:
-                            self._linked[path] = status.st_dev, status.st_ino
-                    else:
-                        link = os.readlink(item.path) if mode & _TYPE == S_IFLNK else b""
-                        self._entries[path] = _entry(path, status, link)
+                    rows.append((name, status, os.readlink(item.path) if status.st_mode & _TYPE == S_IFLNK else b""))
         except OSError as error:
             raise unreadable(path, error) from error
-        names.sort()
-        self._children[directory] = names
+        listings[directory] = Listing(rows)
         return doubtful
-
-
-def _entry(path: bytes, status: os.stat_result, link: bytes = b"") -> Entry:
-    """The entry of anything but a regular file."""
-    kind = _KINDS.get(status.st_mode & _TYPE, "file")
-    mode = 0o777 if kind == "symlink" else status.st_mode & 0o7777
-    major, minor = (os.major(status.st_rdev), os.minor(status.st_rdev)) if kind in ("char", "block") else (0, 0)
-    return Entry(path, kind, mode, mtime=status.st_mtime_ns, link=link, major=major, minor=minor)

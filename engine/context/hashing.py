@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import anyio
 import anyio.to_thread
@@ -18,12 +18,11 @@ from engine.context.digests import DigestStore, FileKey
 from engine.context.faults import show, unreadable
 from engine.errors import ContextError, EngineError
 
-EMPTY = hashlib.sha256(b"").hexdigest()
+EMPTY = hashlib.sha256(b"").digest()
 
-Call = Callable[..., Awaitable[list[str | None]]]
+Call = Callable[..., Awaitable[list[bytes | None]]]
 """Runs a module-level function with arguments somewhere and gives what it returns (`Workers.call`)."""
 
-Files = list[tuple[bytes, FileKey]]
 Row = tuple[bytes, int, int, int, int]
 """An absolute path, and of its key inode, size, mtime and ctime. A plain tuple, which goes to another process much faster than a
 key does."""
@@ -34,12 +33,14 @@ _JOB_FILES = 4000
 _MANY_FILES = 4000
 """From here on starting worker processes pays."""
 _LARGE, _HUGE = 1 << 20, 1 << 63
+_JOBS = 4
+"""Jobs for worker processes that are made ready at a time."""
 
 
-def hash_files(files: list[Row]) -> list[str | None]:
-    """sha256 (hexadecimal) of files; None for one that is not, or does not stay, what its key says. Raises `OSError` with the
+def hash_files(files: list[Row]) -> list[bytes | None]:
+    """sha256 of files; None for one that is not, or does not stay, what its key says. Raises `OSError` with the
     file's name."""
-    out: list[str | None] = []
+    out: list[bytes | None] = []
     for row in files:
         path = row[0]
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -53,7 +54,7 @@ def hash_files(files: list[Row]) -> list[str | None]:
     return out
 
 
-def _hash(descriptor: int, row: Row) -> str | None:
+def _hash(descriptor: int, row: Row) -> bytes | None:
     _, inode, size, mtime, ctime = row
     digest = hashlib.sha256()
     left = size
@@ -62,7 +63,7 @@ def _hash(descriptor: int, row: Row) -> str | None:
         left -= len(data)
     status = os.fstat(descriptor)
     same = not left and status.st_ino == inode and (status.st_size, status.st_mtime_ns, status.st_ctime_ns) == (size, mtime, ctime)
-    return digest.hexdigest() if same else None
+    return digest.digest() if same else None
 
 
 class Hasher:
@@ -75,81 +76,74 @@ class Hasher:
         self._small = anyio.CapacityLimiter(1)
         self._large = anyio.CapacityLimiter(1)
 
-    async def digests(self, root: bytes, paths: Sequence[bytes], keys: Sequence[FileKey]) -> dict[bytes, str]:
-        """sha256 of the files `paths` below the directory `root`. Raises `ContextError` for a file that cannot be read or that
-        changes while it is."""
-        out = {path: EMPTY for path, key in zip(paths, keys, strict=True) if not key.size}
-        wanted = [(path, key) for path, key in zip(paths, keys, strict=True) if key.size]
-        known = await self._known([key for _, key in wanted])
-        missing: list[tuple[bytes, FileKey]] = []
-        for (path, key), digest in zip(wanted, known, strict=True):
-            if digest is None:
-                missing.append((path, key))
-            else:
-                out[path] = digest
+    async def digests(self, root: bytes, path: Callable[[int], bytes], keys: Sequence[FileKey]) -> list[bytes]:
+        """sha256 of files below the directory `root`, `path` being that of each key. Raises `ContextError` for a file that cannot
+        be read or that changes while it is."""
+        found = await self._known(keys)
+        missing = [at for at, digest in enumerate(found) if digest is None]
         if missing:
             began = time.time_ns()
-            for (path, _), digest in zip(missing, await self._hash(root, missing), strict=True):
-                out[path] = digest
-            if self._store is not None:
-                pairs = [(key, out[path]) for path, key in missing]
-                await anyio.to_thread.run_sync(self._store.store, pairs, began)
-        return out
+            await self._hash(root, path, keys, missing, found)
+            changed = next((at for at in missing if found[at] is None), None)
+            if changed is not None:
+                raise ContextError(f"{show(path(changed))} changed while the build read it",
+                                   hint="nothing may write to the build context during a build")
+            await self.keep(((keys[at], digest) for at in missing if (digest := found[at]) is not None), began)
+        return [digest for digest in found if digest is not None]
 
-    async def _known(self, keys: list[FileKey]) -> list[str | None]:
-        if self._store is None or not keys:
+    async def keep(self, digests: Iterable[tuple[FileKey, bytes]], read_after: int) -> None:
+        """Keeps digests of files that were read after a time (nanoseconds since the epoch) for later builds."""
+        if self._store is not None:
+            await anyio.to_thread.run_sync(self._store.store, digests, read_after)
+
+    async def _known(self, keys: Sequence[FileKey]) -> list[bytes | None]:
+        if self._store is None or not len(keys):
             return [None] * len(keys)
         return await anyio.to_thread.run_sync(self._store.lookup, keys)
 
-    async def _hash(self, root: bytes, files: Files) -> list[str]:
+    async def _hash(self, root: bytes, path: Callable[[int], bytes], keys: Sequence[FileKey], missing: list[int],
+                    found: list[bytes | None]) -> None:
         prefix = root + b"/"
-        absolute: list[Row] = [(prefix + path, *key[1:]) for path, key in files]
+        sizes = [keys[at].size for at in missing]
         places: list[tuple[list[int], anyio.CapacityLimiter]] = [
-            *((job, self._small) for job in _divide(absolute, 0, _LARGE)),
-            *((job, self._large) for job in _divide(absolute, _LARGE, _HUGE)),
+            *((job, self._small) for job in _divide(missing, sizes, 0, _LARGE)),
+            *((job, self._large) for job in _divide(missing, sizes, _LARGE, _HUGE)),
         ]
-        found: list[str | None] = [None] * len(files)
         errors: list[EngineError] = []
-        elsewhere = self._call if len(files) >= _MANY_FILES else None
+        elsewhere = self._call if len(missing) >= _MANY_FILES else None
+        few = anyio.CapacityLimiter(_JOBS)
 
         async def one(places: list[int], limiter: anyio.CapacityLimiter) -> None:
-            job = [absolute[place] for place in places]
-            try:
-                if elsewhere is not None:
-                    digests = await elsewhere(hash_files, job)
+            async with few if elsewhere is not None else limiter:
+                job: list[Row] = [(prefix + path(at), *keys[at][1:]) for at in places]
+                try:
+                    if elsewhere is not None:
+                        digests = await elsewhere(hash_files, job)
+                    else:
+                        digests = await anyio.to_thread.run_sync(hash_files, job, abandon_on_cancel=True)
+                except OSError as error:
+                    errors.append(unreadable(os.fsencode(error.filename or b"").removeprefix(prefix), error))
+                    group.cancel_scope.cancel()
+                except EngineError as error:
+                    errors.append(error)
+                    group.cancel_scope.cancel()
                 else:
-                    digests = await anyio.to_thread.run_sync(hash_files, job, limiter=limiter, abandon_on_cancel=True)
-            except OSError as error:
-                errors.append(unreadable(os.fsencode(error.filename or b"").removeprefix(root + b"/"), error))
-                group.cancel_scope.cancel()
-            except EngineError as error:
-                errors.append(error)
-                group.cancel_scope.cancel()
-            else:
-                for place, digest in zip(places, digests, strict=True):
-                    found[place] = digest
+                    for at, digest in zip(places, digests, strict=True):
+                        found[at] = digest
 
         async with anyio.create_task_group() as group:
             for job in places:
                 group.start_soon(one, *job)
         if errors:
             raise errors[0]
-        return [_same(path, digest) for (path, _), digest in zip(files, found, strict=True)]
 
 
-def _same(path: bytes, digest: str | None) -> str:
-    if digest is None:
-        raise ContextError(f"{show(path)} changed while the build read it",
-                           hint="nothing may write to the build context during a build")
-    return digest
-
-
-def _divide(files: list[Row], least: int, most: int) -> list[list[int]]:
+def _divide(places: list[int], sizes: list[int], least: int, most: int) -> list[list[int]]:
     """The places of the files of `least` bytes and more, but less than `most`, in jobs of about equal weight."""
     jobs: list[list[int]] = []
     job: list[int] = []
     weight = 0
-    for place, (_, _, size, _, _) in enumerate(files):
+    for place, size in zip(places, sizes, strict=True):
         if least <= size < most:
             if not job or weight > _JOB_BYTES or len(job) >= _JOB_FILES:
                 job = []

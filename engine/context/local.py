@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import anyio
@@ -15,9 +16,12 @@ from engine.context.digests import FileKey
 from engine.context.directory import DirectoryTree
 from engine.context.faults import show
 from engine.context.hashing import EMPTY, Hasher
+from engine.context.listing import DirectorySubtree
 from engine.context.rules import IgnoreRules, ReadRules
 from engine.context.view import copy_visible, remove_tree
 from engine.errors import ContextError
+from engine.layer.base import Subtree
+from engine.layer.entries import join
 from engine.layer.resolve import resolve
 
 FILE_LIMIT = 16 << 20
@@ -27,7 +31,7 @@ _NAMES = ("Dockerfile", "dockerfile")
 
 
 class DirectoryContext:
-    """Implements `engine.context.base.Context` over a directory.
+    """Implements `engine.context.base.SubtreeContext` over a directory.
 
     `read_rules` makes rules of the ignore file; without it nothing is ignored (only local directories have ignore files). A
     directory that came from elsewhere is `foreign`: its Dockerfile is looked for inside of it only, whatever links say.
@@ -65,17 +69,41 @@ class DirectoryContext:
         out: dict[bytes, str] = {}
         files: list[bytes] = []
         keys: list[FileKey] = []
-        for path, known in zip(paths, map(self.tree.key, paths), strict=True):
-            if known is None and self.tree.get(path) is None:  # which looks where nobody has looked before
+        for path in paths:
+            if self.tree.get(path) is None:
                 raise ContextError(f"{show(path)} is not in the build context")
-            key = known or self.tree.key(path)
-            if key is not None:
+            key = self.tree.key(path)
+            known = self.tree.digest(path)
+            if key is None or not key.size:
+                out[path] = EMPTY.hex()
+            elif known is not None:
+                out[path] = known.hex()
+            else:
                 files.append(path)
                 keys.append(key)
-            else:
-                out[path] = EMPTY
-        out.update(await self._hasher.digests(os.fsencode(self._root), files, keys))
+        for path, digest in zip(files, await self._hasher.digests(os.fsencode(self._root), files.__getitem__, keys), strict=True):
+            out[path] = digest.hex()
+            self.tree.learn(path, digest)
         return out
+
+    async def digest_below(self, subtree: Subtree) -> None:
+        """See `SubtreeContext`."""
+        assert isinstance(subtree, DirectorySubtree)
+        files = subtree.unknown()
+        files.learn(await self._hasher.digests(os.fsencode(self._root), lambda at: join(subtree.path, files.path(at)), files))
+
+    async def learn(self, files: Mapping[bytes, bytes], subtrees: Sequence[tuple[Subtree, bytes]], read_after: int) -> None:
+        """See `SubtreeContext`."""
+        pairs: list[Iterable[tuple[FileKey, bytes]]] = []
+        for path, digest in files.items():
+            self.tree.learn(path, digest)
+            if (key := self.tree.key(path)) is not None:
+                pairs.append([(key, digest)])
+        for subtree, digests in subtrees:
+            assert isinstance(subtree, DirectorySubtree)
+            subtree.learn(digests)
+            pairs.append(subtree.keys())
+        await self._hasher.keep(chain.from_iterable(pairs), read_after)
 
     async def directory(self, path: bytes) -> str | None:
         """See `Context`."""

@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 from msgspec import Struct, field
 
-from engine.context.base import Context
+from engine.context.base import Context, SubtreeContext
 from engine.context.empty import EmptyContext
 from engine.context.git_login import Secrets
 from engine.context.hashing import Hasher
@@ -22,7 +22,7 @@ from engine.context.remote import is_git_context, is_http_url, parse_git_url
 from engine.context.view import remove_tree
 from engine.dockerfile.ignore import IgnoreMatcher, parse_patterns
 from engine.errors import ContextError
-from engine.layer.base import FileTree
+from engine.layer.base import FileTree, Subtree
 
 
 class ContextOptions(Struct, frozen=True):
@@ -160,7 +160,7 @@ async def _fetch_small(url: str, options: ContextOptions) -> bytes:
 
 
 class _RemoteDockerfile:
-    """A context whose Dockerfile is at a URL."""
+    """A context whose Dockerfile is at a URL. Everything else is the context's own."""
 
     def __init__(self, context: Context, url: str, text: bytes) -> None:
         self._context = context
@@ -174,6 +174,14 @@ class _RemoteDockerfile:
 
     async def digests(self, paths: Sequence[bytes]) -> dict[bytes, str]:
         return await self._context.digests(paths)
+
+    async def digest_below(self, subtree: Subtree) -> None:
+        assert isinstance(self._context, SubtreeContext)
+        await self._context.digest_below(subtree)
+
+    async def learn(self, files: Mapping[bytes, bytes], subtrees: Sequence[tuple[Subtree, bytes]], read_after: int) -> None:
+        assert isinstance(self._context, SubtreeContext)
+        await self._context.learn(files, subtrees, read_after)
 
     async def directory(self, path: bytes) -> str | None:
         return await self._context.directory(path)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest
+from engine.layer.columns import Columns
 from engine.layer.entries import Entry
+
+_INODE = (1 << 63) - 1
 
 
 class Layer(Struct, frozen=True):
@@ -62,3 +66,54 @@ class FileTree(Protocol):
 
     def read(self, path: bytes) -> bytes:
         """A small regular file's content (etc/passwd, etc/group); raises `KeyError` when it is not known."""
+
+
+def file_state(inode: int, ctime: int) -> tuple[int, int]:
+    """What changes whenever a path gets another file, or its file is written to: inode, as far as that fits into 63 bits, and ctime
+    (nanoseconds since the epoch)."""
+    return inode & _INODE, ctime
+
+
+class Subtree(Protocol):
+    """All that is below a directory of a tree whose files lie on disk: regular files, directories, symlinks and fifos. It can be
+    taken as a whole, which is much quicker than entry by entry."""
+
+    @property
+    def path(self) -> bytes:
+        """The directory's path in the tree."""
+
+    @property
+    def directory(self) -> bytes:
+        """Its absolute path on disk."""
+
+    def __len__(self) -> int:
+        """How many entries are below it."""
+
+    def columns(self) -> Columns:
+        """The entries, all root's, their paths relative to the directory, in no order; with those digests that are known."""
+
+    def identities(self) -> set[object] | None:
+        """What `FileTree.identity` gives for its files; None if it is the same for two of them."""
+
+    def states(self) -> array[int]:
+        """For each row of `columns` the two numbers of `Subtrees.state`; 0 for what is no file."""
+
+    def holder(self, identity: object) -> bytes | None:
+        """The path, relative to the directory, of the file with this identity."""
+
+    def fingerprint(self) -> bytes:
+        """sha256 of all that is known of the files without reading them: also times, inodes and devices."""
+
+    def settled(self, now: int) -> bool:
+        """Whether every change of a file's content after `now` (nanoseconds since the epoch) gives another fingerprint."""
+
+
+@runtime_checkable
+class Subtrees(Protocol):
+    """A file tree with subtrees."""
+
+    def subtree(self, path: bytes) -> Subtree | None:
+        """What is below a directory; None where there is none, or devices or sockets are below it."""
+
+    def state(self, path: bytes) -> tuple[int, int] | None:
+        """What a regular file's state was when the tree was looked at (`file_state`); None for anything else."""

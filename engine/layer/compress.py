@@ -13,7 +13,7 @@ import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import Queue
+from queue import Queue, SimpleQueue
 from types import TracebackType
 from typing import Protocol
 
@@ -154,6 +154,24 @@ class Written(Struct, frozen=True):
     tar_size: int
 
 
+class _Lease:
+    """A buffer whose bytes are read in `uses` places; after the last of them it can be filled again."""
+
+    __slots__ = ("_buffer", "_free", "_lock", "_uses")
+
+    def __init__(self, buffer: bytearray, free: SimpleQueue[bytearray], uses: int) -> None:
+        self._buffer, self._free, self._uses = buffer, free, uses
+        self._lock = threading.Lock()
+
+    def end(self) -> None:
+        """One place less."""
+        with self._lock:
+            self._uses -= 1
+            ended = not self._uses
+        if ended:
+            self._free.put(self._buffer)
+
+
 class BlobSink:
     """Takes a layer's tar in chunks, digests it, compresses it and writes the blob, all at once.
 
@@ -173,20 +191,32 @@ class BlobSink:
         self._size = self._tar_size = 0
         self._failure: BaseException | None = None
         self._pool = ThreadPoolExecutor(threads, "compress")
-        self._to_digest: Queue[Buffer | None] = Queue(waiting)
-        self._to_write: Queue[tuple[Future[tuple[Buffer, int]], int] | None] = Queue(waiting)
+        self._free: SimpleQueue[bytearray] = SimpleQueue()
+        self._buffers = waiting + 2
+        self._to_digest: Queue[tuple[Buffer, _Lease | None] | None] = Queue(waiting)
+        self._to_write: Queue[tuple[Future[tuple[Buffer, int]], int, _Lease | None] | None] = Queue(waiting)
         self._threads = [threading.Thread(target=target, name=f"{target.__name__}", daemon=True)
                          for target in (self._digest, self._write)]  # fmt: skip
         for thread in self._threads:
             thread.start()
 
-    def write(self, chunk: Buffer) -> None:
-        """The next chunk; waits when too many are on their way. Raises `StorageError` when the disk is full."""
+    def buffer(self) -> bytearray:
+        """Room for a chunk, to be filled and given to `write`; waits until there is some. Buffers are used again, which is quicker
+        than to have the system clear new memory for each chunk."""
+        if self._buffers and self._free.empty():
+            self._buffers -= 1
+            return bytearray(self.chunk_size)
+        return self._free.get()
+
+    def write(self, chunk: Buffer, buffer: bytearray | None = None) -> None:
+        """The next chunk, which may lie in a `buffer` of this sink; waits when too many are on their way. Raises `StorageError`
+        when the disk is full."""
         if self._failure:
             raise self._failure
+        lease = None if buffer is None else _Lease(buffer, self._free, 2)
         self._tar_size += len(chunk)
-        self._to_digest.put(chunk)
-        self._to_write.put((self._pool.submit(self._compressor.chunk, chunk), len(chunk)))
+        self._to_digest.put((chunk, lease))
+        self._to_write.put((self._pool.submit(self._compressor.chunk, chunk), len(chunk), lease))
 
     def finish(self) -> Written:
         """Waits until all is written."""
@@ -207,8 +237,11 @@ class BlobSink:
             os.close(self._file)
 
     def _digest(self) -> None:
-        while (chunk := self._to_digest.get()) is not None:
+        while (item := self._to_digest.get()) is not None:
+            chunk, lease = item
             self._tar.update(chunk)
+            if lease is not None:
+                lease.end()
 
     def _write(self) -> None:
         check = total = 0
@@ -217,15 +250,17 @@ class BlobSink:
         except BaseException as error:
             self._failure = error
         while (item := self._to_write.get()) is not None:
-            if self._failure:
-                continue  # whoever fills the queue must not wait for ever
+            compressed, size, lease = item
             try:
-                data, other = item[0].result()
-                check = self._compressor.join(check, other, item[1])
-                total += item[1]
-                self._out(data)
+                if not self._failure:  # whoever fills the queue must not wait for ever
+                    data, other = compressed.result()
+                    check = self._compressor.join(check, other, size)
+                    total += size
+                    self._out(data)
             except BaseException as error:
                 self._failure = error
+            if lease is not None:
+                lease.end()
         try:
             if not self._failure:
                 self._out(self._compressor.tail(check, total))

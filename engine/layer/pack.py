@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,19 @@ from msgspec import Struct
 
 from engine.errors import ContextError
 from engine.image.digest import Digest
-from engine.layer.compress import BlobSink, Buffer
+from engine.layer import columns
+from engine.layer.base import file_state
+from engine.layer.columns import Columns
+from engine.layer.compress import BlobSink
 from engine.layer.contents import show
 from engine.layer.entries import Change, Entry
-from engine.layer.index import CONSULTED, MOST_CONSULTED, Index, IndexStore, collector_paused, decode, encode
+from engine.layer.index import CONSULTED, MOST_CONSULTED, Index, IndexStore, collector_paused
 from engine.layer.tarcodec import END, header_encoder, padding
 
+_FILE = columns.NUMBERS["file"]
 _SECOND = 1_000_000_000
+_ANY = (0, 0)
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a fifo in a file's place must not make us wait
-_SMALL = 256 << 10
 
 
 class Packed(Struct, frozen=True):
@@ -34,6 +39,8 @@ class Packed(Struct, frozen=True):
     tar_size: int
     index: Index
     """Empty when it was written to a store instead."""
+    digests: bytes = b""
+    """If they were asked for: sha256 of the files' contents, 32 bytes for each change, in their order; 0 for what is no file."""
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -41,175 +48,176 @@ class Packed(Struct, frozen=True):
         return self.index.entries
 
 
-def pack(changes: Iterable[Change], blob_path: str, compression: str = "gzip", level: int | None = None, index_dir: str = "",
-         clamp_mtime: int | None = None, *, hash_files: bool = False, threads: int | None = None) -> Packed:
-    """Packs changes, in their order, into a layer's blob at `blob_path`. Equal changes give equal bytes.
+class Changes(Struct, frozen=True):
+    """Changes by columns, for another process: they are a fraction of the changes in memory, and go there several times as fast."""
+
+    count: int
+    size: int
+    """Bytes of all files."""
+    entries: bytes
+    """An index of the entries."""
+    sources: bytes
+    """Where their bytes lie, joined by NUL."""
+    offsets: bytes = b""
+    """At which offsets, eight bytes each; empty where all are 0."""
+    states: bytes = b""
+    """For each the `file_state` (eight bytes a number) that a file must still be in after it has been read, zeros where it may be
+    in any; empty where all may."""
+
+    @classmethod
+    def of(cls, changes: Sequence[Change]) -> Changes:
+        """Changes that are there one by one."""
+        with collector_paused():
+            return cls.by_columns(Columns.of(change.entry for change in changes), [change.source or b"" for change in changes],
+                                  array("q", [change.offset for change in changes]))  # fmt: skip
+
+    @classmethod
+    def by_columns(cls, entries: Columns, sources: Sequence[bytes], offsets: array[int],
+                   states: array[int] | None = None) -> Changes:  # fmt: skip
+        """Changes whose columns are there; `states` has two numbers for each."""
+        return cls(len(entries), sum(entries.numbers.size), columns.encode(entries), b"\0".join(sources),
+                   offsets.tobytes() if any(offsets) else b"", b"" if states is None else states.tobytes())  # fmt: skip
+
+
+def pack(changes: Iterable[Change], *arguments: Any, **options: Any) -> Packed:
+    """Packs changes, in their order, into a layer's blob. A change whose offset is 0 is of a whole file. See `pack_changes`, which
+    takes the rest of the arguments."""
+    return pack_changes(Changes.of(list(changes)), *arguments, **options)
+
+
+def pack_changes(changes: Changes, blob_path: str, compression: str = "gzip", level: int | None = None, index_dir: str = "",
+                 clamp_mtime: int | None = None, hash_files: bool = False, *, threads: int | None = None) -> Packed:
+    """Packs changes, in their order, into a layer's blob at `blob_path`. Equal changes give equal bytes. A job for a worker.
 
     Times are cut to whole seconds, as BuildKit's layers have them, and with `clamp_mtime` (nanoseconds) none is later than that.
-    With `hash_files` the entries get digests. `compression` and `level` are as for `open_compressor`. A change whose offset is 0 is
-    of a whole file. With `index_dir` the index is put into the `IndexStore` there, and not returned.
+    With `hash_files` the entries get digests. `compression` and `level` are as for `open_compressor`. With `index_dir` the index is
+    put into the `IndexStore` there, and not returned.
 
-    Raises `ContextError` for a file that is gone, is not as long as its entry says or, with `hash_files`, has not the digest its
-    entry has; `StorageError` when the blob cannot be written. What was written then is the caller's to remove.
+    Raises `ContextError` for a file that is gone, is not as long as its entry says, is not in the state it should be in or, with
+    `hash_files`, has not the digest its entry has; `StorageError` when the blob cannot be written. What was written then is the
+    caller's to remove.
     """
     with collector_paused(), BlobSink(blob_path, compression, level, threads=threads) as sink:
-        tar = _Tar(sink, hash_files=hash_files, clamp=clamp_mtime)
-        tar.take(changes)
+        entries, _ = columns.decode(changes.entries)
+        mtimes = entries.numbers.mtime
+        for at, mtime in enumerate(mtimes):
+            mtimes[at] = (mtime if clamp_mtime is None or mtime <= clamp_mtime else clamp_mtime) // _SECOND * _SECOND
+        tar = _Tar(sink, hash_files=hash_files)
+        tar.take(entries, changes)
         written = sink.finish()
-    index = Index(tar.entries, tar.files)
+    if hash_files:
+        entries.digests, entries.known = bytes(tar.digests), bytes([kind == _FILE for kind in entries.kinds])
+    index = Index.of(entries, tar.files)
     if index_dir:
         IndexStore(Path(index_dir)).put(Digest("sha256", written.diff_id), index)
         index = Index(())
-    return Packed(written.diff_id, written.digest, written.size, written.tar_size, index)
-
-
-Columns = tuple[bytes, bytes, bytes]
-"""Changes by columns: an index of the entries, where their bytes lie (joined by NUL), and at which offset (eight bytes each). They
-are a fraction of the changes in memory, and go to another process several times as fast."""
-
-
-def to_columns(changes: Sequence[Change]) -> Columns:
-    """Changes as columns; there has to be one at least."""
-    with collector_paused():
-        entries, sources, offsets = zip(*changes, strict=True)
-        return encode(entries), b"\0".join([source or b"" for source in sources]), array("q", offsets).tobytes()
-
-
-def pack_columns(columns: Columns, *arguments: Any) -> Packed:
-    """As `pack`, which takes the rest of the arguments. A job for a worker."""
-    entries, sources, offsets = columns
-    rows = zip(decode(entries), sources.split(b"\0"), array("q", offsets), strict=True)
-    return pack((Change(entry, source or None, offset) for entry, source, offset in rows), *arguments)
+    return Packed(written.diff_id, written.digest, written.size, written.tar_size, index, bytes(tar.digests))
 
 
 class _Tar:
-    """Collects headers and contents into chunks of just the sink's size."""
+    """Puts headers and contents into the sink's buffers, one after the other."""
 
-    def __init__(self, sink: BlobSink, *, hash_files: bool, clamp: int | None) -> None:
-        self.entries: list[Entry] = []
+    def __init__(self, sink: BlobSink, *, hash_files: bool) -> None:
         self.files: dict[bytes, bytes] = {}
-        self._sink, self._hash, self._clamp = sink, hash_files, clamp
+        self.digests = bytearray()
+        self._sink, self._hash = sink, hash_files
         self._room = sink.chunk_size
-        self._parts: list[Buffer] = []
         self._size = 0
+        self._begin()
 
-    def take(self, changes: Iterable[Change]) -> None:
+    def take(self, entries: Columns, changes: Changes) -> None:
         """Writes all changes and the end of the tar."""
-        header, room, entries, clamp = header_encoder(), self._room, self.entries, self._clamp
-        parts = self._parts
-        for change in changes:
-            entry, source, offset = change
-            mtime = entry[6]
-            seconds = (mtime if clamp is None or mtime <= clamp else clamp) // _SECOND * _SECOND
-            if seconds != mtime:
-                entry = Entry._make((*entry[:6], seconds, *entry[7:]))
-            head = header(entry)
-            parts.append(head)
-            self._size += len(head)
+        header, put, hashes, none = header_encoder(), self._put, self._hash, bytes(32)
+        count = len(entries)
+        sources = changes.sources.split(b"\0") if count else []
+        offsets: Iterable[int] = memoryview(changes.offsets).cast("q") if changes.offsets else repeat(0, count)
+        states: Iterable[tuple[int, int]] | Iterable[None] = repeat(None, count)
+        if changes.states:
+            numbers = memoryview(changes.states).cast("q")
+            states = zip(numbers[::2], numbers[1::2], strict=True)
+        for entry, source, offset, state in zip(entries.entries(), sources, offsets, states, strict=True):
+            put(header(entry))
+            digest = none
             if entry[1] == "file":
-                size = entry[5]
-                if size > _SMALL or self._hash or entry[0] in CONSULTED:
-                    entry = self._careful(entry, source, offset)
-                elif size:
-                    data = _small(entry, source, offset)
-                    parts += (data, padding(size))
-                    self._size += size + -size % 512
-            entries.append(entry)
-            if self._size >= room:
-                self._flush()
-        parts.append(END)
-        self._size += len(END)
-        self._flush()
+                digest = self._file(entry, source, offset, state)
+                put(padding(entry[5]))
+            if hashes:
+                self.digests += digest
+        put(END)
         if self._size:
-            self._sink.write(b"".join(parts))
+            self._sink.write(memoryview(self._buffer)[: self._size])
 
-    def _careful(self, entry: Entry, source: bytes | None, offset: int) -> Entry:
-        """A large file, or one that is looked at."""
+    def _file(self, entry: Entry, source: bytes, offset: int, state: tuple[int, int] | None) -> bytes:
+        """A file's content; gives its digest if that is wanted."""
         digest = hashlib.sha256() if self._hash else None
-        kept: list[bytes] | None = [] if entry.path in CONSULTED and entry.size <= MOST_CONSULTED else None
-        for piece in self._pieces(entry, source, offset):
-            if digest:
-                digest.update(piece)
-            if kept is not None:
-                kept.append(piece)
-            self._parts.append(piece)
-            self._size += len(piece)
-            if self._size >= self._room:
-                self._flush()
-        end = padding(entry.size)
-        self._parts.append(end)
-        self._size += len(end)
+        kept: list[bytes] | None = [] if entry[0] in CONSULTED and entry[5] <= MOST_CONSULTED else None
+        if entry[5]:
+            try:
+                self._read(entry, source, offset, state, digest.update if digest else None, kept)
+            except OSError as error:
+                raise ContextError(f"cannot read {show(entry.path)}: {error.strerror}") from error
         if kept is not None:
             self.files[entry.path] = b"".join(kept)
-        if not digest:
-            return entry
+        if digest is None:
+            return b""
         if entry.digest and entry.digest != digest.hexdigest():
             raise _changed(entry)
-        return entry._replace(digest=digest.hexdigest())
+        return digest.digest()
 
-    def _pieces(self, entry: Entry, source: bytes | None, offset: int) -> Iterator[bytes]:
-        """A file's bytes, in pieces that fill up the present chunk and then are chunks."""
-        if not entry.size:
-            return
-        file = _open(entry, source)
+    def _read(self, entry: Entry, source: bytes, offset: int, state: tuple[int, int] | None, update: Any,
+              kept: list[bytes] | None) -> None:
+        """Reads a file into the buffers. More is asked for than there should be, unless it is a part of a file."""
+        if not source:
+            raise ContextError(f"{show(entry.path)}: there is no file to pack")
+        file = os.open(source, _READ)
         try:
-            left, at = entry.size, offset
+            left, at = entry[5], offset
             while left:
-                piece = os.pread(file, min(left, self._room - self._size), at)
-                if not piece:
+                room = self._view[self._size : self._size + left]
+                count = os.preadv(file, [room, self._more] if len(room) == left and not offset else [room], at)
+                if not 0 < count <= left:
                     raise _changed(entry)
-                left -= len(piece)
-                at += len(piece)
-                yield piece
-            if not offset and os.pread(file, 1, at):
-                raise _changed(entry)
-        except OSError as error:
-            raise _unreadable(entry, error) from error
+                piece = room[:count]
+                if update is not None:
+                    update(piece)
+                if kept is not None:
+                    kept.append(bytes(piece))
+                left -= count
+                at += count
+                self._advance(count)
+            if state is not None and state != _ANY:
+                status = os.fstat(file)
+                if state != file_state(status.st_ino, status.st_ctime_ns):
+                    raise _changed(entry)
         finally:
             os.close(file)
 
-    def _flush(self) -> None:
-        """Gives the sink all whole chunks."""
-        room = self._room
-        if self._size < room:
+    def _put(self, data: bytes) -> None:
+        """Bytes that are in no file."""
+        size = len(data)
+        if size <= self._room - self._size:
+            self._view[self._size : self._size + size] = data
+            self._advance(size)
             return
-        data = b"".join(self._parts) if len(self._parts) > 1 else self._parts[0]
-        at, view = 0, memoryview(data)
-        while len(data) - at >= room:
-            self._sink.write(data if len(data) == room else view[at : at + room])
-            at += room
-        self._parts.clear()
-        if at < len(data):
-            self._parts.append(bytes(view[at:]))
-        self._size = len(data) - at
+        at = 0
+        while at < size:
+            count = min(self._room - self._size, size - at)
+            self._view[self._size : self._size + count] = data[at : at + count]
+            at += count
+            self._advance(count)
 
+    def _advance(self, count: int) -> None:
+        self._size += count
+        if self._size == self._room:
+            self._sink.write(self._view, self._buffer)
+            self._begin()
 
-def _small(entry: Entry, source: bytes | None, offset: int) -> bytes:
-    """A small file in one read, which asks for more than there should be."""
-    file = _open(entry, source)
-    try:
-        data = os.pread(file, entry.size, offset) if offset else os.read(file, entry.size + 1)
-    except OSError as error:
-        raise _unreadable(entry, error) from error
-    finally:
-        os.close(file)
-    if len(data) != entry.size:
-        raise _changed(entry)
-    return data
-
-
-def _open(entry: Entry, source: bytes | None) -> int:
-    if source is None:
-        raise ContextError(f"{show(entry.path)}: there is no file to pack")
-    try:
-        return os.open(source, _READ)
-    except OSError as error:
-        raise _unreadable(entry, error) from error
+    def _begin(self) -> None:
+        self._buffer = self._sink.buffer()
+        self._view = memoryview(self._buffer)
+        self._size = 0
+        self._more = bytearray(1)
 
 
 def _changed(entry: Entry) -> ContextError:
     return ContextError(f"{show(entry.path)} changed while it was read", hint="build again when nothing writes to the files")
-
-
-def _unreadable(entry: Entry, error: OSError) -> ContextError:
-    return ContextError(f"cannot read {show(entry.path)}: {error.strerror}")

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from zlib import crc32
 
+import anyio
 import anyio.to_thread
-from msgspec import Struct
+from msgspec import Struct, field
 
 from engine.cache.flight import SingleFlight
-from engine.context.base import Context
+from engine.context.base import Context, SubtreeContext
 from engine.dockerfile.instructions import Heredoc
 from engine.layer.base import FileTree
 from engine.layer.entries import Change, Entry
 from engine.layer.hashing import hash_ranges
 from engine.layer.tree import Tree
 from engine.plan.base import CopyOp, Source
-from engine.solve.copying.digest import copied_digest_items, copied_listing
+from engine.solve.copying.copies import Copies
+from engine.solve.copying.digest import dependence, digest_items, listing
 from engine.solve.copying.draft import EmptyTree
+from engine.solve.copying.fingerprint import fingerprinted
 from engine.solve.copying.plan import CopyPlan
 from engine.solve.copying.request import Copied, CopyRequest
 from engine.solve.mechanisms import Job
@@ -74,11 +79,16 @@ class Listing:
         return self._made
 
 
+async def _nothing() -> None:
+    pass
+
+
 class FilesKey(Struct, frozen=True):
-    """What a step takes from somewhere: a digest of it, and what is in it."""
+    """What a step takes from somewhere: a digest of it, and what is in it. That is to be `prepare`d before it is asked for."""
 
     digest: str
     listing: Callable[[], Mapping[str, str]] = dict
+    prepare: Callable[[], Awaitable[None]] = _nothing
 
 
 class Inputs:
@@ -88,12 +98,33 @@ class Inputs:
         self._job = job
         self._known: dict[tuple[str, FileSelection], FilesKey] = {}
         self._flight = SingleFlight()
+        self._expected: dict[tuple[str, FileSelection], _Expected] = {}
         self.remotes = Remotes(job)
+
+    def expect(self, op: CopyOp) -> None:
+        """Says that a copy from a context will be made before anybody needs to know its key: who asks for what it takes waits until
+        it is made, since then no file has to be read for that."""
+        self._expected.setdefault((op.source.context, FileSelection.copy(op)), _Expected())
+
+    @contextmanager
+    def expected(self, op: CopyOp) -> Iterator[bool]:
+        """The time in which an expected copy is made. Gives whether it is this one: there may be several that take the same."""
+        expected = self._expected.get((op.source.context, FileSelection.copy(op)))
+        if expected is None or expected.begun:
+            yield False
+            return
+        expected.begun = True
+        try:
+            yield True
+        finally:
+            expected.made.set()
 
     async def context_files(self, name: str, selection: FileSelection) -> FilesKey:
         """What a step takes from a context, and from the network; found out once."""
         key = (name, selection)
         if key not in self._known:
+            if key in self._expected:
+                await self._expected[key].made.wait()
             self._known[key] = await self._flight.run(key, lambda: self._context_files(name, selection))
         return self._known[key]
 
@@ -103,17 +134,33 @@ class Inputs:
         if not selection.request.sources:
             return FilesKey(_joined(parts), lambda: urls)
         context = await self._job.context(name)
-        copied = await anyio.to_thread.run_sync(_plan, selection.request, context.tree)
-        digest, listing = _summed(copied, await context.digests(list(_files(copied))))
-        parts.append(digest)
-        return FilesKey(_joined(parts), Listing(lambda: urls | listing()))
+        began = time.time_ns()
+        whole = await anyio.to_thread.run_sync(fingerprinted, selection.request, context.tree)
+        if whole is not None:
+            known = await anyio.to_thread.run_sync(self._job.mechanisms.digests.recall, whole.fingerprint)
+            if known is not None:
+                later = _Later(lambda: self._look(context, selection.request))
+                return FilesKey(_joined([*parts, known.hex()]), Listing(lambda: {**urls, **later.listing()}), later.prepare)
+        digest, listing = await self._look(context, selection.request)
+        if whole is not None and await anyio.to_thread.run_sync(whole.settled, began):
+            await anyio.to_thread.run_sync(self._job.mechanisms.digests.remember, whole.fingerprint, bytes.fromhex(digest))
+        return FilesKey(_joined([*parts, digest]), Listing(lambda: {**urls, **listing()}))
+
+    async def _look(self, context: Context, request: CopyRequest) -> tuple[str, Callable[[], Mapping[str, str]]]:
+        """The digest of what a request takes from a context, and its listing, by way of the digest of every file."""
+        copies = await anyio.to_thread.run_sync(_plan, request, context.tree)
+        for graft in copies.grafts:
+            assert isinstance(context, SubtreeContext)
+            await context.digest_below(graft.subtree)
+        digests = await context.digests(list(_files(copies.own)))
+        return await anyio.to_thread.run_sync(_summed, copies, digests)
 
     async def state_files(self, state: State, selection: FileSelection) -> FilesKey:
         """What a step takes from another state: equal for equal files, whatever layers they lie in."""
         tree = await self._job.mechanisms.trees.tree(state.chain)
-        copied = await anyio.to_thread.run_sync(_plan, selection.request, tree)
-        unknown = [c.from_path for c in copied if c.from_path is not None and c.entry.size and not c.entry.digest]
-        digest, listing = _summed(copied, await self._hashed(state, tree, unknown))
+        copies = await anyio.to_thread.run_sync(_plan, selection.request, tree)
+        unknown = [c.from_path for c in copies.own if c.from_path is not None and c.entry.size and not c.entry.digest]
+        digest, listing = _summed(copies, await self._hashed(state, tree, unknown))
         return FilesKey(digest, Listing(listing))
 
     async def _hashed(self, state: State, tree: Tree, paths: Sequence[bytes]) -> dict[bytes, str]:
@@ -152,7 +199,26 @@ class Inputs:
         return _encode(heredoc.name), Change(entry, bytes(path))
 
 
-def _plan(request: CopyRequest, tree: FileTree) -> list[Copied]:
+class _Expected(Struct, eq=False):
+    """A copy that is to be made before its key is known."""
+
+    begun: bool = False
+    made: anyio.Event = field(default_factory=anyio.Event)
+
+
+class _Later:
+    """A listing that needs to be looked for first."""
+
+    def __init__(self, look: Callable[[], Awaitable[tuple[str, Callable[[], Mapping[str, str]]]]]) -> None:
+        self._look = look
+        self.listing: Callable[[], Mapping[str, str]] = dict
+
+    async def prepare(self) -> None:
+        """Looks."""
+        _, self.listing = await self._look()
+
+
+def _plan(request: CopyRequest, tree: FileTree) -> Copies:
     plan = CopyPlan(request, EmptyTree())
     plan.add_sources(tree)
     return plan.result()
@@ -162,13 +228,14 @@ def _files(copied: Iterable[Copied]) -> Iterable[bytes]:
     return (c.from_path for c in copied if c.from_path is not None and c.entry.size)
 
 
-def _summed(copied: Sequence[Copied], digests: Mapping[bytes, str]) -> tuple[str, Callable[[], dict[str, str]]]:
+def _summed(copies: Copies, digests: Mapping[bytes, str]) -> tuple[str, Callable[[], dict[str, str]]]:
     """The digest of a copy, and what lists it."""
     digest, checksums = hashlib.sha256(), array("I")
-    for item in copied_digest_items(copied, digests):
+    on = dependence(copies, digests)
+    for item in digest_items(on.columns):
         digest.update(item)
         checksums.append(crc32(item))
-    return digest.hexdigest(), lambda: copied_listing(copied, checksums)
+    return digest.hexdigest(), lambda: listing(on, checksums)
 
 
 def _joined(parts: Iterable[str]) -> str:

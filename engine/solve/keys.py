@@ -34,6 +34,11 @@ class Key(Struct, frozen=True):
     shown: Mapping[str, str]
     listings: tuple[tuple[str, FilesKey], ...] = ()
 
+    async def prepare(self) -> None:
+        """Has the ingredients ready to be asked for."""
+        for _, files in self.listings:
+            await files.prepare()
+
     @property
     def ingredients(self) -> dict[str, str]:
         """All of it for people. It is worked out when it is asked for: hits are many, and need none."""
@@ -87,6 +92,15 @@ class Keys:
 
         parent = _state_key(tuple(layer.diff_id for layer in states[step.parent].chain))
         return await self._key(step, "content", parent.digest, source_key)
+
+    async def outline(self, step: Step, states: Mapping[str, State]) -> Digest:
+        """What a step that takes files from a context depends on, but for those files."""
+
+        async def source_key(source: Source, selection: FileSelection) -> FilesKey:
+            return FilesKey(source.context)
+
+        parent = _state_key(tuple(layer.diff_id for layer in states[step.parent].chain))
+        return (await self._key(step, "outline", parent.digest, source_key)).digest
 
     async def _key(self, step: Step, by: str, parent: Digest, source_key: SourceKey) -> Key:
         op = step.op

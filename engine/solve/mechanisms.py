@@ -15,6 +15,7 @@ from engine.cache.mounts import CacheMounts
 from engine.cache.session import CacheSession
 from engine.content.base import ContentStore
 from engine.context.base import Context
+from engine.context.digests import DigestStore
 from engine.errors import SecretError
 from engine.layer.index import IndexStore
 from engine.progress.reporter import Reporter
@@ -49,6 +50,8 @@ class Mechanisms(Struct, frozen=True):
     cache_mounts: CacheMounts
     blobs: Blobs
     trees: Trees
+    digests: DigestStore
+    """Digests of files of contexts that were read before."""
     limiters: Limiters
     turns: Turns
     """Whose turn it is to run a step, among the builds of this engine."""

@@ -51,12 +51,19 @@ class PlanWork:
         self._bases = Bases(plan, job, background, prefix)
         self.cached = 0
         self.ran = 0
+        self._unread: dict[str, CopyOp] = {}
+        """Copies of files of a context that will not be found, so that they are made before their files are read for the key."""
+        for step in plan.steps:
+            op = _copy_of_context(step)
+            if op is not None and (step.no_cache or not job.cache.may_have("COPY")):
+                self._unread[step.id] = op
+                self._inputs.expect(op)
 
     async def probe(self, node: Node) -> FoundRecord | None:
         """A step's record by its definition. Images are never found: resolving them is what gives their definition."""
         if isinstance(node, ImageSource):
             return None
-        if node.no_cache:
+        if node.no_cache or node.id in self._unread:
             self._bases.missed(node)
             return None
         try:
@@ -109,19 +116,24 @@ class PlanWork:
 
     async def _step(self, step: Step, states: Mapping[str, State]) -> State:
         """A step that its definition did not find: found by what its inputs are, made by somebody else meanwhile, or made."""
+        if step.id in self._unread and (record := await self._copy_unread(step, states)) is not None:
+            return states[step.parent].grown(record.layer, record.created)
         key = await self._keys.content(step, states)
 
         async def look() -> Hit | None:
             return await self._find(step, key)
 
         async def make() -> Hit:
-            self._explain_miss(step, key)
+            await self._explain_miss(step, key)
             return Hit(await self._make(step, states, key), "")
 
         if step.no_cache:
             hit, made = await make(), True
         else:
             mechanisms = self._job.mechanisms
+            if _copy_of_context(step) and await look() is None:
+                async with mechanisms.locks.hold(await self._unread_lock(step, states), shared=True):
+                    pass  # whoever makes a copy like this one without knowing its key may be making just this one
             hit, made = await once(mechanisms.turns, mechanisms.locks, f"step {key.digest}", look, make)
         if made:
             self.ran += 1
@@ -134,7 +146,33 @@ class PlanWork:
         self._job.report.finished(self._id(step), "done" if made else "cached")
         return states[step.parent].grown(hit.record.layer, hit.record.created)
 
+    async def _copy_unread(self, step: Step, states: Mapping[str, State]) -> Record | None:
+        """Makes a copy whose files have not been read, unless somebody else is making one like it, or it is small."""
+        from engine.solve.steps.copy import copy_unread
+
+        op = self._unread[step.id]
+        with self._job.mechanisms.locks.attempt(await self._unread_lock(step, states)) as free:
+            layer: Layer | None = None
+            with self._inputs.expected(op) as first:
+                if free and first:
+                    layer = await copy_unread(self._job, step, op, states, self._inputs)
+            if layer is None:
+                return None
+            if step.id in self._final:
+                self._sender.send(layer)
+            self.ran += 1
+            created = self._job.mechanisms.clock()
+            key = await self._keys.content(step, states)
+            await self._explain_miss(step, key)
+            await self._publish(step, layer, created, key, await self._keys.definition(step.id))
+        self._job.report.finished(self._id(step), "done")
+        return Record(key.digest, layer, created, step.text)
+
+    async def _unread_lock(self, step: Step, states: Mapping[str, State]) -> str:
+        return f"copy {await self._keys.outline(step, states)}"
+
     async def _make(self, step: Step, states: Mapping[str, State], key: Key) -> Record:
+        await key.prepare()
         await anyio.to_thread.run_sync(lambda: key.ingredients)  # while a step runs, what they are made of need not be there
         layer = await run_step(self._job, step, states, self._inputs)
         created = self._job.mechanisms.clock()
@@ -145,6 +183,8 @@ class PlanWork:
         return await self._job.cache.find(key.digest, share=self._shared(step))
 
     async def _publish(self, step: Step, layer: Layer | None, created: float, *keys: Key) -> None:
+        for key in keys:
+            await key.prepare()
         records = [Record(key.digest, layer, created, step.text, key.ingredients) for key in keys]
         try:
             await self._job.cache.publish(records, replace=step.no_cache, share=self._shared(step))
@@ -174,8 +214,9 @@ class PlanWork:
             age = self._job.mechanisms.clock() - hit.record.created
             self._job.report.explained(self._id(step), self._prefix + step.name, str(hit.record.key), tier=hit.tier, age=age)
 
-    def _explain_miss(self, step: Step, key: Key) -> None:
+    async def _explain_miss(self, step: Step, key: Key) -> None:
         if self._job.explain:
+            await key.prepare()
             why = ("--no-cache was given",) if step.no_cache else reasons(key.ingredients, self._job.cache.similar(step.text))
             self._job.report.explained(self._id(step), self._prefix + step.name, str(key.digest), reasons=why)
 
@@ -194,6 +235,12 @@ async def run_step(job: Job, step: Step, states: Mapping[str, State], inputs: In
     from engine.solve.steps.workdir import workdir
 
     return await workdir(job, step, op, states)
+
+
+def _copy_of_context(step: Step) -> CopyOp | None:
+    """The instruction, if it copies files of a context as they are."""
+    op = step.op
+    return op if isinstance(op, CopyOp) and not op.add and op.sources and op.source.state is None else None
 
 
 def _line(plan: Plan) -> frozenset[str]:

@@ -2,47 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Final, NamedTuple
 from zlib import crc32
 
+from engine.layer.columns import NUMBERS, Columns
+from engine.layer.entries import Entry
+from engine.solve.copying.copies import Copies, in_order
 from engine.solve.copying.request import Copied
 
 MOST_LISTED: Final = 1000
 """Entries of a listing; of larger copies, directories are listed in place of what is in them."""
 
+_DIRECTORY = NUMBERS["dir"]
 
-def copied_digest_items(copied: Iterable[Copied], digests: Mapping[bytes, str]) -> Iterator[bytes]:
-    """Bytes to be hashed for each entry of a copy: all that will be in the layer but times. Equal copies give equal bytes and
-    others different ones, also when they are joined: every field is framed by its length.
 
-    `digests` has the sha256 (hexadecimal) of the files that come from a context, by `from_path`; `KeyError` is raised when one
-    is missing. Directories that were there before do not count.
-    """
-    for entry, from_path, _, _, kept in copied:
-        if kept:
-            continue
-        path, kind, mode, uid, gid, size, _, link, digest, major, minor, xattrs = entry
-        if not digest and kind == "file" and size:
-            digest = digests[from_path if from_path is not None else path]
+class Dependence(NamedTuple):
+    """What a copy depends on: its entries but for directories that were there before, with the digests of files, and for each the
+    path that people know it by: where it comes from, or else goes to."""
+
+    columns: Columns
+    names: list[bytes]
+
+
+def dependence(copies: Copies, digests: Mapping[bytes, str]) -> Dependence:
+    """What a copy depends on. `digests` has the sha256 (hexadecimal) of the `own` files that come from a context, by `from_path`;
+    subtrees know theirs. Raises `KeyError` when one is missing."""
+    own = [copied for copied in copies.own if not copied.kept]
+    columns = Columns.of(_digested(copied, digests) for copied in own)
+    names = [copied.entry.path if copied.from_path is None else copied.from_path for copied in own]
+    for graft in copies.grafts:
+        more = graft.columns()
+        columns.extend(more)
+        names += [path if origin is None else origin for path, origin in zip(more.paths, graft.origins(more), strict=True)]
+    order = in_order(columns) if copies.grafts else None
+    if order is not None:
+        columns, names = columns.reordered(order), list(map(names.__getitem__, order))
+    return Dependence(columns, names)
+
+
+def digest_items(columns: Columns) -> Iterator[bytes]:
+    """Bytes to be hashed for each entry: all that will be in the layer but times. Equal copies give equal bytes and others
+    different ones, also when they are joined: every field is framed by its length. Raises `KeyError` for a file without digest."""
+    for path, kind, mode, uid, gid, size, _, link, digest, major, minor, xattrs in columns.entries():
+        if kind != "file" or not size:
+            digest = ""
+        elif not digest:
+            raise KeyError(path)
         yield b"%d:%b%d:%b%b %o %d:%d %d,%d %b %d;%b" % (
             len(path), path, len(link), link, kind.encode(), mode, uid, gid, major, minor, digest.encode(), len(xattrs),
             _frame(xattrs) if xattrs else b"")
 
 
-def copied_listing(copied: Sequence[Copied], checksums: Sequence[int]) -> dict[str, str]:
-    """A checksum for each file of a copy, by where it comes from or else goes to, for people who want to know which one changed.
-    In large copies one for each directory, down to a depth at which there are not too many. `checksums` are the crc32 of
-    what `copied_digest_items` gives for the copy."""
-    counted = [(c, sum_) for c, sum_ in zip((c for c in copied if not c.kept), checksums, strict=True) if c.entry.kind != "dir"]
-    paths = [(c.from_path if c.from_path is not None else c.entry.path) for c, _ in counted]
-    folders = [path.rpartition(b"/")[0] for path in paths] if len(paths) > MOST_LISTED else []
+def listing(on: Dependence, checksums: Sequence[int]) -> dict[str, str]:
+    """A checksum for each file of a copy, by its name, for people who want to know which one changed. In large copies one for each
+    directory, down to a depth at which there are not too many. `checksums` are the crc32 of the `digest_items`."""
+    kinds = on.columns.kinds
+    counted = [(name, sum_) for name, kind, sum_ in zip(on.names, kinds, checksums, strict=True) if kind != _DIRECTORY]
+    folders = [name.rpartition(b"/")[0] for name, _ in counted] if len(counted) > MOST_LISTED else []
     shorter = _shortened(set(folders))
     out: dict[bytes, int] = {}
-    for n, (_, checksum) in enumerate(counted):
-        name = shorter[folders[n]] if folders else paths[n]
+    for n, (own, checksum) in enumerate(counted):
+        name = shorter[folders[n]] if folders else own
         out[name] = crc32(checksum.to_bytes(4, "little"), out[name]) if name in out else checksum
     return {name.decode(errors="backslashreplace") or ".": f"{value:08x}" for name, value in out.items()}
+
+
+def _digested(copied: Copied, digests: Mapping[bytes, str]) -> Entry:
+    entry = copied.entry
+    if entry.digest or entry.kind != "file" or not entry.size:
+        return entry
+    return entry._replace(digest=digests[entry.path if copied.from_path is None else copied.from_path])
 
 
 def _shortened(folders: Set[bytes]) -> dict[bytes, bytes]:

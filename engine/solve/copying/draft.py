@@ -10,6 +10,7 @@ from engine.errors import CopyError
 from engine.layer.base import FileTree
 from engine.layer.entries import Entry, Kind, ancestors, parent
 from engine.layer.resolve import follow
+from engine.solve.copying.copies import Copies, Graft
 from engine.solve.copying.paths import show
 from engine.solve.copying.request import Copied
 
@@ -47,6 +48,8 @@ class Draft:
     def __init__(self, below: FileTree) -> None:
         self.below = below
         self.entries: dict[bytes, Copied] = {}
+        """What is planned one by one: without what grafts hold, until somebody looks there."""
+        self._grafts: dict[bytes, Graft] = {}
         self._hidden: set[bytes] = set()
         """Directories of the image that were taken away: nothing under them is visible any more."""
         self._whiteouts: set[bytes] = set()
@@ -57,6 +60,8 @@ class Draft:
 
     def get(self, path: bytes) -> Entry | None:
         """The entry at a real path, a hard link as the file it is the same as."""
+        if self._grafts and not self._grafts.keys().isdisjoint((b"", *ancestors(path)) if path else ()):
+            self.expand()
         planned = self.entries.get(path)
         if planned is not None:
             entry = planned.entry
@@ -64,6 +69,16 @@ class Draft:
         if self._hidden and (path in self._hidden or any(above in self._hidden for above in ancestors(path))):
             return None
         return self.below.get(path)
+
+    def graft(self, graft: Graft) -> None:
+        """Adds a whole subtree in a directory that is there, and in which is nothing yet."""
+        self._grafts[graft.target] = graft
+
+    def expand(self) -> None:
+        """Makes entries of all grafts: somebody is about to look at single files of theirs, or to change them."""
+        grafts, self._grafts = self._grafts, {}
+        for graft in grafts.values():
+            self.entries.update((copied.entry.path, copied) for copied in graft.copied())
 
     def link(self, path: bytes) -> bytes | None:
         """The text of the symlink at a real path; None for everything else."""
@@ -107,6 +122,7 @@ class Draft:
         if old is None:
             return
         if old.kind == "dir":
+            self.expand()
             prefix = path + b"/"
             self._spend(len(self.entries))
             for inner in [p for p in self.entries if p.startswith(prefix)]:
@@ -148,9 +164,8 @@ class Draft:
         if others:
             self._linked[first] = others
 
-    def result(self) -> list[Copied]:
-        """The layer: sorted by path, so that directories come before what is in them and a file before its hard links, with
-        the directories of the image that lead there."""
+    def result(self) -> Copies:
+        """The layer, with the directories of the image that lead there."""
         for path, links in list(self._linked.items()):
             if links and min(links) < path:
                 del self._linked[path]
@@ -158,6 +173,7 @@ class Draft:
         entries = self.entries
         hidden = self._hiding()
         leading = {parent(path) for path in entries} | {parent(entry.path) for entry in hidden} | self._opaque
+        leading |= self._grafts.keys()
         while leading:
             leading -= entries.keys()
             leading.discard(b"")
@@ -170,7 +186,7 @@ class Draft:
         if hidden:
             out += map(Copied, hidden)
             out.sort(key=lambda copied: (copied.entry.path, copied.entry.kind == "opaque"))
-        return out
+        return Copies(out, tuple(self._grafts.values()))
 
     def _hiding(self) -> list[Entry]:
         """Whiteouts and opaque marks. An entry that is no directory needs none: it replaces what is below."""

@@ -20,6 +20,7 @@ from engine.layer.base import FileTree
 from engine.layer.entries import Change, join, parent
 from engine.layer.resolve import resolve
 from engine.solve.copying.archive import Extraction
+from engine.solve.copying.copies import Copies
 from engine.solve.copying.draft import Draft, EmptyTree
 from engine.solve.copying.metadata import Metadata
 from engine.solve.copying.paths import clean, destination, show
@@ -71,12 +72,13 @@ class CopyPlan:
 
     def locate(self, tree: FileTree) -> None:
         """Notes where the bytes of what was added from a tree lie, so that the next source may be of another one."""
+        self.draft.expand()
         entries = self.draft.entries
         for path, copied in entries.items():
             if copied.from_path is not None:
                 entries[path] = copied._replace(from_path=None, source=tree.source(copied.from_path))
 
-    def result(self) -> list[Copied]:
+    def result(self) -> Copies:
         """The layer's entries, directories before what is in them."""
         return self.draft.result()
 
@@ -134,7 +136,7 @@ def plan_copy(request: CopyRequest, source: FileTree, destination: FileTree) -> 
     """What COPY adds to `destination` from `source`. Raises `CopyError`, with BuildKit's words where it has some."""
     plan = CopyPlan(request, destination)
     plan.add_sources(source)
-    return plan.result()
+    return list(plan.result())
 
 
 def plan_files(request: CopyRequest, files: Sequence[tuple[bytes, Change]], destination: FileTree) -> list[Change]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from engine.errors import CopyError
-from engine.layer.base import FileTree
-from engine.layer.entries import Entry
+from engine.layer.base import FileTree, Subtrees
+from engine.layer.entries import Entry, join
 from engine.layer.index import collector_paused
+from engine.solve.copying.copies import Graft
 from engine.solve.copying.draft import Draft, link_entry
 from engine.solve.copying.metadata import Metadata
 from engine.solve.copying.paths import show
@@ -41,6 +42,9 @@ class _Copier:
     def __init__(self, draft: Draft, tree: FileTree, metadata: Metadata) -> None:
         self.draft, self.tree, self.metadata = draft, tree, metadata
         self.firsts: dict[object, bytes] = {}
+        self.grafts: list[Graft] = []
+        self.grafted: set[object] = set()
+        """The files with several names that grafts hold."""
 
     def copy_all(self, source: bytes, target: bytes, fresh: bool) -> None:
         """Everything below a directory."""
@@ -49,6 +53,8 @@ class _Copier:
         todo = [(source, target, fresh)]
         while todo:
             source, target, fresh = todo.pop()
+            if fresh and self._graft(source, target):
+                continue
             from_prefix = source + b"/" if source else b""
             to_prefix = target + b"/" if target else b""
             for child in tree.children(source):
@@ -108,8 +114,32 @@ class _Copier:
     def _put_linked(self, path: bytes, to: bytes, entry: Entry) -> None:
         """A file with several names: the first that comes has the content, the others are hard links to it."""
         mine = self.metadata.entry(to, entry)
-        first = self.firsts.setdefault(self.tree.identity(path), to)
+        first = self._first(self.tree.identity(path), to)
         self.draft.put(Copied(mine, path) if first == to else Copied(link_entry(to, first, mine)))
+
+    def _graft(self, source: bytes, target: bytes) -> bool:
+        """Takes over all that is below a directory as it is, if that can be done: no file has a name elsewhere in the copy, and
+        also none in there."""
+        subtree = self.tree.subtree(source) if isinstance(self.tree, Subtrees) else None
+        identities = subtree.identities() if subtree is not None else None
+        if subtree is None or identities is None or not identities.isdisjoint(self.grafted | self.firsts.keys()):
+            return False
+        graft = Graft(subtree, target, self.metadata)
+        self.draft.graft(graft)
+        if identities:
+            self.grafts.append(graft)
+            self.grafted |= identities
+        return True
+
+    def _first(self, identity: object, to: bytes) -> bytes:
+        """The path of a file's first name in the copy, which is `to` unless there is another one."""
+        if identity in self.grafted:
+            self.draft.expand()
+            self.grafted.discard(identity)
+            for graft in self.grafts:
+                if (path := graft.subtree.holder(identity)) is not None:
+                    self.firsts[identity] = join(graft.target, path)
+        return self.firsts.setdefault(identity, to)
 
     def _make(self, directory: _Directory) -> None:
         """Makes directories that were passed over until now. One that is there takes the mode of its source, and no more."""

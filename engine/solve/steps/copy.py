@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 
 import anyio.to_thread
 
-from engine.context.base import Context
+from engine.context.base import Context, SubtreeContext
 from engine.errors import CopyError
 from engine.layer.accounts import lookup_chown
 from engine.layer.archive import scan_archive
-from engine.layer.base import FileTree, Layer
+from engine.layer.base import FileTree, Layer, Subtree, Subtrees
+from engine.layer.columns import Columns
 from engine.layer.entries import Change
+from engine.layer.pack import Changes
 from engine.layer.tree import Tree
 from engine.plan.base import CopyOp, Step
+from engine.solve.copying.copies import Copies, in_order
 from engine.solve.copying.draft import EmptyTree
 from engine.solve.copying.plan import CopyPlan
 from engine.solve.copying.request import Copied
@@ -24,10 +29,26 @@ from engine.solve.remote import is_remote
 from engine.solve.state import State
 from engine.solve.steps.pack import make_layer
 
+Locate = Callable[[bytes], tuple[bytes, int]]
+"""Where the file at a path lies: an absolute path, and an offset."""
+States = Callable[[bytes], tuple[int, int] | None] | None
+"""What `Subtrees.state` gives."""
+
+MANY = 4 << 20
+"""Bytes. For fewer it does not pay to find out digests while packing."""
+
 
 async def copy(job: Job, step: Step, op: CopyOp, states: Mapping[str, State], inputs: Inputs) -> Layer:
     """The layer that the instruction makes on its parent; raises `CopyError` when it cannot."""
-    return await _Copy(job, step, op, states, inputs).run()
+    made = await _Copy(job, step, op, states, inputs).run()
+    assert made is not None
+    return made
+
+
+async def copy_unread(job: Job, step: Step, op: CopyOp, states: Mapping[str, State], inputs: Inputs) -> Layer | None:
+    """As `copy`, of files of a context of which not one has been read. They are read only once: the context learns their digests
+    from the packing. None, and nothing done, if they are few, or not on disk."""
+    return await _Copy(job, step, op, states, inputs).run(unread=True)
 
 
 class _Copy:
@@ -35,10 +56,7 @@ class _Copy:
         self._job, self._op, self._states, self._inputs = job, op, states, inputs
         self._parent = states[step.parent]
 
-    async def run(self) -> Layer:
-        return await make_layer(self._job, await self._all_changes(), own_files=self._op.source.state is None)
-
-    async def _all_changes(self) -> list[Change]:
+    async def run(self, *, unread: bool = False) -> Layer | None:
         op, job = self._op, self._job
         if op.checksum and not any(is_remote(s) for s in op.sources):
             raise CopyError("checksum requires HTTP(S) or Git sources")
@@ -49,7 +67,17 @@ class _Copy:
         plan = CopyPlan(copy_request(op, owner, job.made_mtime), below)
         tree, context = await self._inputs.source_tree(op.source, self._states) if self._local else (EmptyTree(), None)
         await self._add_all(plan, tree, context)
-        return await self._changes(plan.result(), tree, below)
+        copies = plan.result()
+        rows = await anyio.to_thread.run_sync(Rows, copies, *await self._places(copies.own, tree, below))
+        own_files = op.source.state is None
+        if not unread:
+            return (await make_layer(job, rows.changes(unchanged=True), own_files=own_files))[0]
+        if not isinstance(context, SubtreeContext) or rows.size < MANY:
+            return None
+        began = time.time_ns()
+        layer, digests = await make_layer(job, rows.changes(), own_files=own_files, hash_files=True)
+        await context.learn(*await anyio.to_thread.run_sync(rows.digests, digests), began)
+        return layer
 
     @property
     def _local(self) -> bool:
@@ -83,22 +111,78 @@ class _Copy:
             else:
                 plan.add_archive(members)
 
-    async def _changes(self, copied: Sequence[Copied], tree: FileTree, below: Tree | EmptyTree) -> list[Change]:
-        """The layer's changes, with the places where their bytes lie."""
+    async def _places(self, copied: Sequence[Copied], tree: FileTree, below: Tree | EmptyTree) -> tuple[Locate, Locate, States]:
+        """Where the bytes lie of what is copied one by one: of files of the source, and of the image below; and their states."""
         op = self._op
-        places: Mapping[bytes, tuple[bytes, int]] = {}
+        locate: Locate = tree.source
         if op.source.state is not None and isinstance(tree, Tree):
             paths = [c.from_path for c in copied if c.from_path is not None]
-            places = await self._inputs.locate(self._states[op.source.state], tree, paths)
-        kept: Mapping[bytes, tuple[bytes, int]] = {}
+            locate = (await self._inputs.locate(self._states[op.source.state], tree, paths)).__getitem__
+        held: Mapping[bytes, tuple[bytes, int]] = {}
         if isinstance(below, Tree):
-            kept = await self._inputs.locate(self._parent, below, [c.below for c in copied if c.below is not None])
-        out = []
-        source = places.__getitem__ if places else tree.source
-        for entry, from_path, place, below_path, _ in copied:
-            if from_path is not None:
-                place = source(from_path)
-            elif below_path is not None:
-                place = kept[below_path]
-            out.append(Change(entry, *place) if place else Change(entry))
-        return out
+            held = await self._inputs.locate(self._parent, below, [c.below for c in copied if c.below is not None])
+        return locate, held.__getitem__, tree.state if isinstance(tree, Subtrees) else None
+
+
+class Rows:
+    """The changes of a copy, by columns."""
+
+    def __init__(self, copies: Copies, locate: Locate, kept: Locate, states: States) -> None:
+        """`locate` and `kept` say where files lie, `states` in which states files of the source were when they were listed."""
+        self._copies = copies
+        own = copies.own
+        columns = Columns.of(copied.entry for copied in own)
+        places = [_place(copied, locate, kept) for copied in own]
+        sources, offsets = [place for place, _ in places], array("q", [offset for _, offset in places])
+        seen: array[int] | None = None
+        if states is not None:
+            seen = array("q")
+            for copied in own:
+                seen.extend((copied.from_path is not None and states(copied.from_path)) or (0, 0))
+        for graft in copies.grafts:
+            more = graft.columns()
+            sources += graft.sources(more)
+            columns.extend(more)
+            offsets.extend(array("q", [0]) * len(more))
+            if seen is not None:
+                seen.extend(graft.subtree.states())
+        order = in_order(columns) if copies.grafts else None
+        if order is not None:
+            columns, sources = columns.reordered(order), list(map(sources.__getitem__, order))
+            offsets = array("q", map(offsets.__getitem__, order))
+            if seen is not None:
+                seen = array("q", [number for at in order for number in seen[2 * at : 2 * at + 2]])
+        self._order = order
+        self._columns, self._sources, self._offsets, self._seen = columns, sources, offsets, seen
+        self.size = sum(columns.numbers.size)
+        """Bytes of all files."""
+
+    def changes(self, *, unchanged: bool = False) -> Changes:
+        """The changes, in their order. With `unchanged` files must be as they were when they were listed, as far as that is known:
+        a digest was made of them since."""
+        return Changes.by_columns(self._columns, self._sources, self._offsets, self._seen if unchanged else None)
+
+    def digests(self, packed: bytes) -> tuple[dict[bytes, bytes], list[tuple[Subtree, bytes]]]:
+        """Digests of the changes, 32 bytes for each in their order, as `SubtreeContext.learn` takes them."""
+        each = [packed[at : at + 32] for at in range(0, len(packed), 32)]
+        if self._order is not None:
+            placed = each.copy()
+            for new, old in enumerate(self._order):
+                placed[old] = each[new]
+            each = placed
+        own = self._copies.own
+        files = {copied.from_path: digest for copied, digest in zip(own, each, strict=False) if copied.from_path is not None}
+        at, subtrees = len(own), []
+        for graft in self._copies.grafts:
+            end = at + len(graft.subtree)
+            subtrees.append((graft.subtree, b"".join(each[at:end])))
+            at = end
+        return files, subtrees
+
+
+def _place(copied: Copied, locate: Locate, kept: Locate) -> tuple[bytes, int]:
+    if copied.from_path is not None:
+        return locate(copied.from_path)
+    if copied.below is not None:
+        return kept(copied.below)
+    return copied.source or (b"", 0)

@@ -13,6 +13,7 @@ from engine.image.descriptor import Descriptor
 from engine.isolate.base import RunSpec
 from engine.layer.accounts import Account, lookup_account
 from engine.layer.base import Layer
+from engine.layer.pack import Changes
 from engine.plan.base import RunOp, Step
 from engine.plan.scope import DEFAULT_PATH
 from engine.snapshot.base import Active, Snapshotter
@@ -50,7 +51,7 @@ async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State]) -> L
         active = await snapshots.prepare(chain, tree)
         try:
             await _command(job, step, op, active, account, mounts)
-            layer = await make_layer(job, await snapshots.changes(active, tree), own_files=False)
+            layer, _ = await make_layer(job, Changes.of(await snapshots.changes(active, tree)), own_files=False)
             if job.latest_mtime is None:
                 await snapshots.commit(active, (*chain, layer))
             else:  # what lies on disk has other times than the layer

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from engine.layer.accounts import lookup_owner
 from engine.layer.base import Layer
+from engine.layer.pack import Changes
 from engine.plan.base import Step, WorkdirOp
 from engine.solve.copying.plan import plan_workdir
 from engine.solve.mechanisms import Job
@@ -17,4 +18,6 @@ async def workdir(job: Job, step: Step, op: WorkdirOp, states: Mapping[str, Stat
     """The layer with the directories that had to be made, which may be none: BuildKit has an empty layer then, too."""
     tree = await job.mechanisms.trees.tree(states[step.parent].chain)
     owner = lookup_owner(op.user, tree) if op.user else (0, 0)
-    return await make_layer(job, plan_workdir(op.path.encode(), owner, tree, job.made_mtime), own_files=True)
+    changes = plan_workdir(op.path.encode(), owner, tree, job.made_mtime)
+    layer, _ = await make_layer(job, Changes.of(changes), own_files=True)
+    return layer

@@ -16,7 +16,7 @@ from engine.context.digests import COARSE_SLACK, FINE_SLACK, DigestStore, FileKe
 NOW = 1_700_000_000_123_456_789
 DAY = 86400 * 10**9
 OLD = NOW - 3600 * 10**9
-DIGEST = hashlib.sha256(b"x").hexdigest()
+DIGEST = hashlib.sha256(b"x").digest()
 
 
 def key(inode: int = 1, *, device: int = 64769, size: int = 5, mtime: int = OLD, ctime: int = OLD) -> FileKey:
@@ -53,7 +53,7 @@ def test_a_file_that_differs_in_anything_is_another(store, change):
 
 
 def test_a_changed_file_takes_the_place_of_its_earlier_state(store):
-    other = hashlib.sha256(b"y").hexdigest()
+    other = hashlib.sha256(b"y").digest()
     store.store([(key(), DIGEST)], NOW)
     store.store([(key(mtime=OLD + 5, ctime=OLD + 5), other)], NOW)
     assert store.lookup([key(), key(mtime=OLD + 5, ctime=OLD + 5)]) == [None, other]
@@ -146,6 +146,6 @@ big = st.integers(0, 2**64 - 1)
                      unique_by=lambda k: k[:2], max_size=20))
 def test_any_numbers_survive(tmp_path_factory, keys):
     store = DigestStore(tmp_path_factory.mktemp("digests") / "d.sqlite", Clock())
-    digests = [hashlib.sha256(repr(k).encode()).hexdigest() for k in keys]
+    digests = [hashlib.sha256(repr(k).encode()).digest() for k in keys]
     store.store(zip(keys, digests, strict=True), NOW)
     assert store.lookup(keys) == digests

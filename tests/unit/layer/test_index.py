@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from engine.errors import ContentError, StorageError
 from engine.image.digest import Digest
 from engine.layer.entries import Entry
-from engine.layer.index import Index, IndexStore, decode, encode
+from engine.layer.columns import Columns, decode, encode
+from engine.layer.index import Index, IndexStore
 from tests.unit.layer.test_tarcodec import entries as any_entries
 
 digests = st.sampled_from(["", "ab" * 32, "00" * 32])
@@ -25,8 +26,8 @@ SOME = Index([Entry(b"a", "file", digest="ab" * 32), Entry(b"b", "char", major=1
 @settings(deadline=None)
 @given(st.lists(entries, max_size=6), files)
 def test_what_is_encoded_is_decoded(some: list[Entry], contents: dict[bytes, bytes]) -> None:
-    data = encode(some, contents)
-    assert decode(data) == tuple(some)
+    data = encode(Columns.of(some), contents)
+    assert tuple(decode(data)[0].entries()) == tuple(some)
     again = Index.from_bytes(data)
     assert again == Index(some, contents) == pickle.loads(pickle.dumps(again))
     assert (again.files, again.to_bytes(), hash(again)) == (contents, data, hash(Index(some, contents)))
@@ -63,7 +64,7 @@ def test_a_forged_index_is_a_content_error_or_a_proper_one(data: st.DataObject) 
 @pytest.mark.parametrize("path", [b"..", b"../a", b"a/..", b"a/../b", b"/a", b"a/", b"a//b", b".", b"./a", b"a/./b", b"a/."])
 def test_paths_that_lead_elsewhere_are_refused(path: bytes) -> None:
     with pytest.raises(ContentError):
-        decode(encode([Entry(b"ok", "file"), Entry(path, "file"), Entry(b"", "dir")]))
+        decode(encode(Columns.of([Entry(b"ok", "file"), Entry(path, "file"), Entry(b"", "dir")])))
 
 
 def test_another_version_is_refused() -> None:

@@ -1,0 +1,275 @@
+"""What is in a directory of a context, by columns: a fraction of what entries take, and quick to go through.
+
+A `Listing` is one directory's own children, a `DirectorySubtree` all that is below a directory. The digests of files lie beside the
+names, as soon as they are known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
+from typing import overload
+
+from engine.context.digests import FileKey
+from engine.layer.base import file_state
+from engine.layer.columns import KINDS, NUMBERS, Columns, Numbers
+from engine.layer.entries import Entry, Kind
+
+FILE, DIRECTORY, SYMLINK = NUMBERS["file"], NUMBERS["dir"], NUMBERS["symlink"]
+
+_TYPE = 0o170000
+_KINDS: dict[int, Kind] = {S_IFREG: "file", S_IFDIR: "dir", S_IFLNK: "symlink", S_IFIFO: "fifo", S_IFCHR: "char", S_IFBLK: "block"}
+_NUMBERS = {kind: NUMBERS[name] for kind, name in _KINDS.items()}
+_UNKNOWN = bytes(32)
+
+Row = tuple[bytes, os.stat_result, bytes]
+"""A name, what `lstat` says of it, and a symlink's text."""
+
+
+class Listing:
+    """The children of a directory, sorted by name."""
+
+    __slots__ = ("_device", "_devices", "ctimes", "digests", "inodes", "kinds", "linked", "links", "modes", "mtimes", "names",
+                 "odd", "sizes")  # fmt: skip
+
+    def __init__(self, rows: list[Row]) -> None:
+        rows.sort(key=_name)
+        found = [row[1] for row in rows]
+        modes = [status.st_mode for status in found]
+        self.names: list[bytes] = [row[0] for row in rows]
+        self.kinds = bytes([_NUMBERS.get(mode & _TYPE, FILE) for mode in modes])
+        self.modes = array("H", [mode & 0o7777 for mode in modes])
+        self.sizes = array("q", [status.st_size for status in found])
+        self.mtimes = array("q", [status.st_mtime_ns for status in found])
+        self.ctimes = array("q", [status.st_ctime_ns for status in found])
+        self.inodes = array("Q", [status.st_ino for status in found])
+        devices = [status.st_dev for status in found]
+        self._device = devices[0] if devices else 0
+        self._devices = None if devices.count(self._device) == len(devices) else array("Q", devices)
+        self.links: dict[int, bytes] = {at: row[2] for at, row in enumerate(rows) if row[2]}
+        self.odd: dict[int, tuple[int, int]] = {}
+        """Devices by place, with their numbers, and sockets."""
+        self.linked: list[int] = []
+        """The places of files with several names."""
+        for at, (mode, status) in enumerate(zip(modes, found, strict=True)):
+            kind = mode & _TYPE
+            if kind == S_IFREG:
+                if status.st_nlink > 1:
+                    self.linked.append(at)
+                continue
+            self.sizes[at] = 0
+            if kind == S_IFLNK:
+                self.modes[at] = 0o777
+            elif kind not in (S_IFDIR, S_IFIFO):
+                self.odd[at] = (os.major(status.st_rdev), os.minor(status.st_rdev)) if kind in (S_IFCHR, S_IFBLK) else (0, 0)
+        self.digests: bytearray | None = None
+        """sha256 of what is in the files, 32 bytes for each child; None as long as none is known."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def place(self, name: bytes) -> int:
+        """Where a name is; -1 when it is not there."""
+        at = bisect_left(self.names, name)
+        return at if at < len(self.names) and self.names[at] == name else -1
+
+    def directories(self) -> Iterator[bytes]:
+        """The names of directories."""
+        return (name for name, kind in zip(self.names, self.kinds, strict=True) if kind == DIRECTORY)
+
+    def entry(self, at: int, path: bytes) -> Entry:
+        """The child at a place as an entry at `path`, which is root's."""
+        major, minor = self.odd.get(at, (0, 0))
+        return Entry(path, KINDS[self.kinds[at]], self.modes[at], 0, 0, self.sizes[at], self.mtimes[at], self.links.get(at, b""),
+                     "", major, minor)  # fmt: skip
+
+    def is_file(self, at: int) -> bool:
+        """Whether the child is a regular file, and not a socket that counts as an empty one."""
+        return self.kinds[at] == FILE and at not in self.odd
+
+    def key(self, at: int) -> FileKey:
+        """What tells the state of the file at a place."""
+        return FileKey(self._device_of(at), self.inodes[at], self.sizes[at], self.mtimes[at], self.ctimes[at])
+
+    def identity(self, at: int) -> int:
+        """Which file is at a place, whatever its name."""
+        return self._device_of(at) << 64 | self.inodes[at]
+
+    def has_other_names(self, at: int) -> bool:
+        """Whether the file at a place has several names."""
+        found = bisect_left(self.linked, at)
+        return found < len(self.linked) and self.linked[found] == at
+
+    def _device_of(self, at: int) -> int:
+        return self._device if self._devices is None else self._devices[at]
+
+    def digest(self, at: int) -> bytes | None:
+        """The digest of the file at a place, if it is known."""
+        known = bytes(self.digests[at * 32 : at * 32 + 32]) if self.digests is not None else _UNKNOWN
+        return known if known != _UNKNOWN else None
+
+    def learn(self, at: int, digest: bytes) -> None:
+        """Takes up the digest of the file at a place."""
+        if self.digests is None:
+            self.digests = bytearray(32 * len(self.names))
+        self.digests[at * 32 : at * 32 + 32] = digest
+
+    def describe(self) -> Iterator[bytes]:
+        """Bytes that are different ones when anything about the children is, except what is in symlinks."""
+        yield b"\0".join(self.names)
+        yield self.kinds
+        for numbers in (self.modes, self.sizes, self.mtimes, self.ctimes, self.inodes):
+            yield numbers.tobytes()
+        yield self._device.to_bytes(8, "little") if self._devices is None else self._devices.tobytes()
+
+    def without(self, names: Sequence[bytes]) -> Listing:
+        """The listing without some names, none of whose digests are known yet."""
+        gone = set(names)
+        kept = [at for at, name in enumerate(self.names) if name not in gone]
+        place = {old: new for new, old in enumerate(kept)}
+        out = Listing([])
+        out.names = [self.names[at] for at in kept]
+        out.kinds = bytes([self.kinds[at] for at in kept])
+        out.modes = array("H", [self.modes[at] for at in kept])
+        for column in ("sizes", "mtimes", "ctimes"):
+            setattr(out, column, array("q", [getattr(self, column)[at] for at in kept]))
+        out.inodes = array("Q", [self.inodes[at] for at in kept])
+        out._device = self._device
+        out._devices = None if self._devices is None else array("Q", [self._devices[at] for at in kept])
+        out.links = {place[at]: link for at, link in self.links.items() if at in place}
+        out.odd = {place[at]: numbers for at, numbers in self.odd.items() if at in place}
+        out.linked = [place[at] for at in self.linked if at in place]
+        return out
+
+
+def _name(row: Row) -> bytes:
+    return row[0]
+
+
+class DirectorySubtree:
+    """Implements `engine.layer.base.Subtree` over the listings of a directory and of all below it."""
+
+    def __init__(self, path: bytes, directory: bytes, parts: Sequence[tuple[bytes, Listing]]) -> None:
+        """`path` is the directory's in the context, `directory` its absolute path on disk. Each of the `parts` comes with its path
+        relative to the directory, a slash at its end; directories come before what is in them."""
+        self.path = path
+        self.directory = directory
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(len(listing) for _, listing in self.parts)
+
+    def columns(self) -> Columns:
+        """See `Subtree`."""
+        paths: list[bytes] = []
+        mode, size, mtime, digests = array("q"), array("q"), array("q"), bytearray()
+        links: dict[int, bytes] = {}
+        for prefix, listing in self.parts:
+            links.update((len(paths) + at, link) for at, link in listing.links.items())
+            paths += [prefix + name for name in listing.names] if prefix else listing.names
+            mode.extend(array("q", listing.modes))
+            size.extend(listing.sizes)
+            mtime.extend(listing.mtimes)
+            digests += listing.digests or bytes(32 * len(listing))
+        count = len(paths)
+        known = bytes(count)
+        if any(listing.digests for _, listing in self.parts):
+            known = bytes([digests[at : at + 32] != _UNKNOWN for at in range(0, 32 * count, 32)])
+        kinds = b"".join([listing.kinds for _, listing in self.parts])
+        uid, gid = (array("q", [0]) * count for _ in range(2))
+        return Columns(paths, kinds, Numbers(mode, uid, gid, size, mtime), links, bytes(digests), known, {})
+
+    def identities(self) -> set[object] | None:
+        """See `Subtree`."""
+        found = [listing.identity(at) for _, listing in self.parts for at in listing.linked]
+        distinct: set[object] = set(found)
+        return distinct if len(distinct) == len(found) else None
+
+    def states(self) -> array[int]:
+        """See `Subtree`."""
+        out = array("q")
+        for _, listing in self.parts:
+            for kind, inode, ctime in zip(listing.kinds, listing.inodes, listing.ctimes, strict=True):
+                out.extend(file_state(inode, ctime) if kind == FILE else (0, 0))
+        return out
+
+    def holder(self, identity: object) -> bytes | None:
+        """See `Subtree`."""
+        return next((prefix + listing.names[at] for prefix, listing in self.parts for at in listing.linked
+                     if listing.identity(at) == identity), None)  # fmt: skip
+
+    def fingerprint(self) -> bytes:
+        """See `Subtree`."""
+        digest = hashlib.sha256()
+        for prefix, listing in self.parts:
+            for part in (prefix, *listing.describe(), *(b"%d %b" % link for link in sorted(listing.links.items()))):
+                digest.update(len(part).to_bytes(8, "little"))
+                digest.update(part)
+        return digest.digest()
+
+    def settled(self, now: int) -> bool:
+        """See `Subtree`."""
+        return all(listing.key(at).settled(now) for _, listing in self.parts for at in range(len(listing)) if listing.is_file(at))
+
+    def learn(self, digests: bytes) -> None:
+        """Takes up the digests of all files, 32 bytes for each row of `columns()`."""
+        start = 0
+        for _, listing in self.parts:
+            end = start + 32 * len(listing)
+            listing.digests = bytearray(digests[start:end])
+            start = end
+
+    def keys(self) -> Iterator[tuple[FileKey, bytes]]:
+        """The files whose digests are known, with them."""
+        for _, listing in self.parts:
+            for at in range(len(listing)):
+                if listing.is_file(at) and (digest := listing.digest(at)) is not None:
+                    yield listing.key(at), digest
+
+    def unknown(self) -> Files:
+        """The regular files whose digests are not known yet, but for empty ones."""
+        parts, places = array("L"), array("L")
+        for number, (_, listing) in enumerate(self.parts):
+            for at, (kind, size) in enumerate(zip(listing.kinds, listing.sizes, strict=True)):
+                if kind == FILE and size and listing.digest(at) is None:
+                    parts.append(number)
+                    places.append(at)
+        return Files(self.parts, parts, places)
+
+
+class Files(Sequence[FileKey]):
+    """The keys of some files in listings, made when they are asked for: together they would be large."""
+
+    def __init__(self, parts: Sequence[tuple[bytes, Listing]], numbers: array[int], places: array[int]) -> None:
+        """The files are at `places` in the listings that the `numbers` say."""
+        self._parts = parts
+        self._numbers = numbers
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, at: int) -> FileKey: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[FileKey]: ...
+
+    def __getitem__(self, at: int | slice) -> FileKey | list[FileKey]:
+        if isinstance(at, slice):
+            return [self._parts[number][1].key(place) for number, place in zip(self._numbers[at], self._places[at], strict=True)]
+        return self._parts[self._numbers[at]][1].key(self._places[at])
+
+    def path(self, at: int) -> bytes:
+        """A file's path, relative to the directory of the subtree."""
+        prefix, listing = self._parts[self._numbers[at]]
+        return prefix + listing.names[self._places[at]]
+
+    def learn(self, digests: Iterable[bytes]) -> None:
+        """Takes up the digests of all of them."""
+        for number, place, digest in zip(self._numbers, self._places, digests, strict=True):
+            self._parts[number][1].learn(place, digest)
