@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tarfile
 import threading
+from array import array
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,12 @@ import pytest
 from engine.errors import ContextError, StorageError
 from engine.image.digest import Digest
 from engine.layer.apply import scan, unpack
+from engine.layer.base import file_state
+from engine.layer.columns import Columns
 from engine.layer.decompress import open_decompressor
 from engine.layer.entries import Change, Entry
 from engine.layer.index import IndexStore
-from engine.layer.pack import Packed, pack
+from engine.layer.pack import Changes, Packed, pack, pack_changes
 from tests.contract.layer_files import SECOND, changes_of, every_kind, listing
 
 IS_ROOT = os.geteuid() == 0
@@ -70,6 +73,38 @@ def test_the_blob_does_not_depend_on_threads_or_times_it_is_made(tree: Path, tmp
     changes = changes_of(tree)
     packed = {pack(changes, str(tmp_path / "blob"), kind, threads=threads).digest for threads in (1, 2, 5, None, None)}
     assert len(packed) == 1
+
+
+@pytest.mark.parametrize("hash_files", [False, True])
+@pytest.mark.parametrize("size", [(1 << 20) - 1024, (1 << 20) - 512, 1 << 20, (1 << 20) + 1, 3 << 20])
+def test_files_that_end_and_begin_where_chunks_do(tmp_path: Path, size: int, hash_files: bool) -> None:
+    for name, length in ((b"a", size), (b"b", 300_000), (b"c", 3 << 20), (b"d", 0), (b"e", 1)):
+        (tmp_path / name.decode()).write_bytes(os.urandom(length))
+    changes = [Change(Entry(name, "file", 0o644, size=(tmp_path / name.decode()).stat().st_size), bytes(tmp_path / name.decode()))
+               for name in (b"a", b"b", b"c", b"d", b"e")]  # fmt: skip
+    packed = pack(changes, str(tmp_path / "blob"), hash_files=hash_files)
+    with tarfile.open(tmp_path / "blob") as archive:
+        for member in archive.getmembers():
+            file = archive.extractfile(member)
+            assert file and file.read() == (tmp_path / member.name).read_bytes()
+    digests = [hashlib.sha256((tmp_path / name).read_bytes()).digest() for name in "abcde"]
+    assert packed.digests == (b"".join(digests) if hash_files else b"")
+
+
+def test_a_file_must_be_in_the_state_it_is_said_to_be_in(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("one")
+    found = (tmp_path / "f").stat()
+    entries = Columns.of([Entry(b"f", "file", 0o644, size=3)])
+
+    def packed(inode: int, ctime: int) -> Packed:
+        states = array("q", file_state(inode, ctime))
+        return pack_changes(Changes.by_columns(entries, [bytes(tmp_path / "f")], array("q", [0]), states), str(tmp_path / "blob"))
+
+    assert packed(found.st_ino, found.st_ctime_ns).entries[0].size == 3
+    assert packed(0, 0).entries[0].size == 3, "any state will do"
+    for inode, ctime in ((found.st_ino + 1, found.st_ctime_ns), (found.st_ino, found.st_ctime_ns + 1)):
+        with pytest.raises(ContextError, match="changed while it was read"):
+            packed(inode, ctime)
 
 
 def test_times_are_whole_seconds_and_not_later_than_asked(tmp_path: Path) -> None:

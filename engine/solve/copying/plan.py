@@ -101,6 +101,7 @@ class CopyPlan:
             entry = self._metadata.entry(target, source.entry)
             self.draft.put(Copied(entry, source.path if entry.kind == "file" else None))
             return
+        fresh = self.draft.get(self.draft.resolve(self._path)) is None
         target = self._prepare(None)
         there = self.draft.get(target)
         if there is not None and there.kind != "dir":
@@ -109,7 +110,7 @@ class CopyPlan:
         made = self.draft.entries.get(target)
         if made is not None:
             self.draft.entries[target] = Copied(made.entry._replace(mtime=source.entry.mtime))
-        copy_tree(self.draft, tree, source.path, target, self._metadata, selection, fresh=there is None)
+        copy_tree(self.draft, tree, source.path, target, self._metadata, selection, fresh=fresh)
 
     def _prepare(self, name: bytes | None) -> bytes:
         """Makes the directories that the destination needs; returns the real path for something called `name`, or for the

@@ -1,0 +1,141 @@
+"""Copies of many files of a context: read once when nothing can be cached, not at all when nothing has changed, and the same image and
+key whichever way they were made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import anyio
+import pytest
+
+from engine import Engine, Settings
+from engine.context.digests import DigestStore
+from engine.context.hashing import Hasher
+from engine.progress.events import Event, StepExplained
+from engine.registry.server.server import RegistryServer
+
+from .conftest import request, write_context
+from .test_cache_processes import build, ran
+
+pytestmark = [pytest.mark.anyio, pytest.mark.system]
+
+FILES = 300
+FIXED = {"SOURCE_DATE_EPOCH": "1700000000"}
+
+
+def many(folder: Path, base: str, *, salt: str = "") -> Path:
+    """A context with more files, and more bytes, than what is handled one by one; in one of them is `salt`."""
+    context = write_context(folder, f"FROM {base}\nCOPY tree /app/tree\nRUN cat /app/tree/d1/f1 > /first\n")
+    for n in range(FILES):
+        place = context / "tree" / f"d{n % 9}" / f"f{n}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b"%d" % n * 8000)
+    (context / "tree/d1/f1").write_text(salt)
+    (context / "tree/link").symlink_to("d1/f1")
+    os.link(context / "tree/d2/f2", context / "tree/d3/same")
+    return context
+
+
+@pytest.fixture(autouse=True)
+def _old_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that were written just now are known again: otherwise these tests would have to wait (`FileKey.settled`)."""
+    monkeypatch.setattr("engine.context.digests.FINE_SLACK", -(10**12))
+
+
+@pytest.fixture
+def unreadable(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """From now on no file is read to find out its digest."""
+
+    async def never(*_: object) -> None:
+        raise AssertionError("files are read for their digests")
+
+    monkeypatch.setattr(Hasher, "_hash", never)
+    return monkeypatch
+
+
+async def test_a_first_copy_reads_no_file_for_its_key_and_the_key_is_the_one_that_reading_gives(
+        base: str, registry: RegistryServer, engine: Engine, memory: Path, unreadable: pytest.MonkeyPatch) -> None:
+    context = many(memory / "app", base)
+    first = await engine.build(request(context, f"{registry.address}/app:1"))
+    assert (first.ran, first.cached) == (2, 0)
+    unreadable.undo()
+    (memory / "state/digests.sqlite").unlink()
+    again = await engine.build(request(context, f"{registry.address}/app:2"))
+    assert (again.digest, again.ran, again.cached) == (first.digest, 0, 2)
+
+
+async def test_what_packing_has_read_is_known_file_by_file(base: str, engine: Engine, memory: Path,
+                                                          unreadable: pytest.MonkeyPatch) -> None:  # fmt: skip
+    context = many(memory / "app", base)
+    assert (await engine.build(request(context))).ran == 2
+    other = f"FROM {base}\nCOPY tree/d2 tree/d4 /part/\n"
+    (context / "Dockerfile").write_text(other)
+    assert (await engine.build(request(context))).ran == 1
+    unreadable.undo()
+    async with Engine(Settings(memory / "other")) as fresh:
+        by_reading = await fresh.build(request(context, build_args=FIXED))
+    assert by_reading.digest == (await engine.build(request(context, build_args=FIXED))).digest
+
+
+async def test_nothing_is_looked_up_file_by_file_when_nothing_has_changed(base: str, engine: Engine, memory: Path,
+                                                                         unreadable: pytest.MonkeyPatch) -> None:  # fmt: skip
+    context = many(memory / "app", base)
+    first = await engine.build(request(context))
+
+    def never(*_: object) -> None:
+        raise AssertionError("digests are looked up one by one")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DigestStore, "lookup", never)
+        again = await engine.build(request(context))
+    assert (again.digest, again.ran) == (first.digest, 0)
+    unreadable.undo()
+    (context / "tree/d1/f1").write_text("changed")
+    changed = await engine.build(request(context))
+    assert (changed.ran, changed.cached) == (2, 0)
+    assert changed.digest != first.digest
+
+
+async def test_a_change_is_told_of_even_if_the_files_were_known_by_their_fingerprint_only(base: str, engine: Engine,
+                                                                                         memory: Path) -> None:  # fmt: skip
+    context = many(memory / "app", base)
+    await engine.build(request(context))
+    (context / "Dockerfile").write_text(f"FROM {base}\nRUN true\nCOPY tree /app/tree\n")
+    assert (await engine.build(request(context))).ran == 2, "the copy is made on something else, from files that are known"
+    (context / "tree/d4/f4").write_text("changed")
+    events: list[Event] = []
+    await engine.build(request(context, explain=True), sink=events.append)
+    reasons = [reason for event in events if isinstance(event, StepExplained) for reason in event.reasons]
+    assert "tree/d4/f4 changed" in reasons
+
+
+async def test_processes_that_begin_with_nothing_make_equal_copies_once(base: str, memory: Path) -> None:
+    contexts = [many(memory / "same", base)] * 3 + [many(memory / f"other{n}", base, salt=str(n)) for n in range(2)]
+    texts: list[str] = []
+
+    async def one(n: int, context: Path) -> None:
+        texts.append(await build(memory, context, "-o", str(memory / f"out{n}")))
+
+    async with anyio.create_task_group() as tasks:
+        for n, context in enumerate(contexts):
+            tasks.start_soon(one, n, context)
+    for n, salt in enumerate(["", "", "", "0", "1"]):
+        assert (memory / f"out{n}/first").read_text() == salt
+        assert (memory / f"out{n}/app/tree/d8/f8").read_bytes() == b"8" * 8000
+        assert (memory / f"out{n}/app/tree/d2/f2").stat().st_nlink == 2
+    assert ran(texts) == 6, "two steps for each of three different contexts"
+
+
+async def test_the_same_copy_in_two_stages_is_made_once(base: str, engine: Engine, memory: Path) -> None:
+    context = many(memory / "app", base)
+    (context / "Dockerfile").write_text(f"FROM {base} AS a\nCOPY tree /tree\nRUN ls /tree > /list\n"
+                                        f"FROM {base} AS b\nCOPY tree /tree\nCOPY --from=a /list /list\n")  # fmt: skip
+    assert (await engine.build(request(context))).ran == 3
+
+
+async def test_without_cache_the_same_image_is_made(base: str, engine: Engine, memory: Path) -> None:
+    context = many(memory / "app", base)
+    first = await engine.build(request(context, build_args=FIXED))
+    again = await engine.build(request(context, build_args=FIXED, no_cache=True))
+    assert (again.ran, again.digest) == (2, first.digest)
