@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from engine.context.rules import IgnoreRules
@@ -44,6 +44,9 @@ class SubtreeContext(Context, Protocol):
     async def digest_below(self, subtree: Subtree) -> None:
         """Finds out the digests of all files in a subtree, which has them from then on. Raises `ContextError`."""
 
-    async def learn(self, files: Mapping[bytes, bytes], subtrees: Sequence[tuple[Subtree, bytes]], read_after: int) -> None:
-        """Takes up sha256 of files that somebody else has read since the time `read_after` (nanoseconds since the epoch): by path,
-        and for subtrees 32 bytes for each row of their columns. They are kept for later builds, too."""
+    def learn(self, files: Mapping[bytes, bytes], subtrees: Sequence[tuple[Subtree, bytes]]) -> None:
+        """Takes up sha256 of files that somebody else has read: by path, and for subtrees 32 bytes for each row of their
+        columns."""
+
+    async def keep(self, files: Iterable[bytes], subtrees: Sequence[Subtree], read_after: int) -> None:
+        """Keeps the digests of such files for later builds; they were read after a time (nanoseconds since the epoch)."""

@@ -92,18 +92,20 @@ class DirectoryContext:
         files = subtree.unknown()
         files.learn(await self._hasher.digests(os.fsencode(self._root), lambda at: join(subtree.path, files.path(at)), files))
 
-    async def learn(self, files: Mapping[bytes, bytes], subtrees: Sequence[tuple[Subtree, bytes]], read_after: int) -> None:
+    def learn(self, files: Mapping[bytes, bytes], subtrees: Sequence[tuple[Subtree, bytes]]) -> None:
         """See `SubtreeContext`."""
-        pairs: list[Iterable[tuple[FileKey, bytes]]] = []
         for path, digest in files.items():
             self.tree.learn(path, digest)
-            if (key := self.tree.key(path)) is not None:
-                pairs.append([(key, digest)])
         for subtree, digests in subtrees:
             assert isinstance(subtree, DirectorySubtree)
             subtree.learn(digests)
-            pairs.append(subtree.keys())
-        await self._hasher.keep(chain.from_iterable(pairs), read_after)
+
+    async def keep(self, files: Iterable[bytes], subtrees: Sequence[Subtree], read_after: int) -> None:
+        """See `SubtreeContext`."""
+        own = ((key, digest) for path in files
+               if (key := self.tree.key(path)) is not None and (digest := self.tree.digest(path)) is not None)  # fmt: skip
+        below = (subtree.keys() for subtree in subtrees if isinstance(subtree, DirectorySubtree))
+        await self._hasher.keep(chain(own, chain.from_iterable(below)), read_after)
 
     async def directory(self, path: bytes) -> str | None:
         """See `Context`."""

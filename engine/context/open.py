@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -179,9 +179,13 @@ class _RemoteDockerfile:
         assert isinstance(self._context, SubtreeContext)
         await self._context.digest_below(subtree)
 
-    async def learn(self, files: Mapping[bytes, bytes], subtrees: Sequence[tuple[Subtree, bytes]], read_after: int) -> None:
+    def learn(self, files: Mapping[bytes, bytes], subtrees: Sequence[tuple[Subtree, bytes]]) -> None:
         assert isinstance(self._context, SubtreeContext)
-        await self._context.learn(files, subtrees, read_after)
+        self._context.learn(files, subtrees)
+
+    async def keep(self, files: Iterable[bytes], subtrees: Sequence[Subtree], read_after: int) -> None:
+        assert isinstance(self._context, SubtreeContext)
+        await self._context.keep(files, subtrees, read_after)
 
     async def directory(self, path: bytes) -> str | None:
         return await self._context.directory(path)

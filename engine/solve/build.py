@@ -7,6 +7,7 @@ import platform as machine
 from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
+from anyio.abc import TaskGroup
 from msgspec import Struct
 
 from engine.context.base import Context
@@ -68,7 +69,7 @@ async def build(job: Job, request: BuildRequest, outputs: Sequence[Output]) -> B
         async with anyio.create_task_group() as background:
             near = {tag.registry for tag in request.tags}
             sender = Sender(() if job.cache.is_given(near) else outputs, background)
-            images, counts = await _images(job, request, plans, dockerfile.text, sender)
+            images, counts = await _images(job, request, plans, dockerfile.text, sender, background)
             built = bundle(images, request.tags, indexed=indexed, annotations=request.annotations,
                            docker=request.docker_types)  # fmt: skip
             async with job.saving():
@@ -83,14 +84,14 @@ async def build(job: Job, request: BuildRequest, outputs: Sequence[Output]) -> B
 
 
 async def _images(job: Job, request: BuildRequest, plans: Sequence[Plan], text: str,
-                  sender: Sender) -> tuple[tuple[BuiltImage, ...], list[Counts]]:  # fmt: skip
-    """The images of all plans, side by side."""
+                  sender: Sender, closing: TaskGroup) -> tuple[tuple[BuiltImage, ...], list[Counts]]:  # fmt: skip
+    """The images of all plans, side by side. What need not be done before they are there is done in `closing`."""
     images: dict[int, BuiltImage] = {}
     counts: list[Counts] = []
 
     async def one(n: int, plan: Plan) -> None:
         prefix = f"{plan.platform} " if len(plans) > 1 else ""
-        images[n], count = await _image(job, request, plan, text, sender, prefix)
+        images[n], count = await _image(job, request, plan, text, sender, closing, prefix)
         counts.append(count)
 
     async with anyio.create_task_group() as tasks:
@@ -189,10 +190,10 @@ async def _resolve(job: Job, graph: StageGraph, wanted: dict[ImageKey, StageNode
         raise _engine_error(group) from None
 
 
-async def _image(job: Job, request: BuildRequest, plan: Plan, text: str, sender: Sender,
+async def _image(job: Job, request: BuildRequest, plan: Plan, text: str, sender: Sender, closing: TaskGroup,
                  prefix: str) -> tuple[BuiltImage, Counts]:  # fmt: skip
     async with anyio.create_task_group() as background:
-        work = PlanWork(plan, job, text, background, sender, prefix)
+        work = PlanWork(plan, job, text, background, closing, sender, prefix)
         states = await solve(plan, work)
         background.cancel_scope.cancel()
     chain = await _compressed(job, request, states[plan.result].chain)

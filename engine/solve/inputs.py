@@ -6,8 +6,9 @@ import hashlib
 import time
 from array import array
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 from zlib import crc32
 
 import anyio
@@ -17,6 +18,7 @@ from msgspec import Struct, field
 from engine.cache.flight import SingleFlight
 from engine.context.base import Context, SubtreeContext
 from engine.dockerfile.instructions import Heredoc
+from engine.errors import EngineError
 from engine.layer.base import FileTree
 from engine.layer.entries import Change, Entry
 from engine.layer.hashing import hash_ranges
@@ -25,12 +27,14 @@ from engine.plan.base import CopyOp, Source
 from engine.solve.copying.copies import Copies
 from engine.solve.copying.digest import dependence, digest_items, listing
 from engine.solve.copying.draft import EmptyTree
-from engine.solve.copying.fingerprint import fingerprinted
+from engine.solve.copying.fingerprint import Fingerprinted, fingerprinted
 from engine.solve.copying.plan import CopyPlan
 from engine.solve.copying.request import Copied, CopyRequest
 from engine.solve.mechanisms import Job
 from engine.solve.remote import Remotes, is_remote
 from engine.solve.state import State
+
+T = TypeVar("T")
 
 
 def copy_request(op: CopyOp, owner: tuple[int, int] | None, made_mtime: int) -> CopyRequest:
@@ -97,6 +101,7 @@ class Inputs:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._known: dict[tuple[str, FileSelection], FilesKey] = {}
+        self._surveyed: dict[tuple[str, FileSelection], Fingerprinted | None] = {}
         self._flight = SingleFlight()
         self._expected: dict[tuple[str, FileSelection], _Expected] = {}
         self.remotes = Remotes(job)
@@ -119,6 +124,25 @@ class Inputs:
         finally:
             expected.made.set()
 
+    async def beside_survey(self, op: CopyOp, work: Callable[[], Awaitable[T]]) -> T:
+        """Does some work, while directories are listed of which a copy takes everything."""
+        failures: list[Exception] = []
+        results: list[T] = []
+
+        async def other() -> None:
+            try:
+                results.append(await work())
+            except Exception as error:
+                failures.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(other)
+            with suppress(EngineError):  # the copy will meet it again
+                await self._survey(await self._job.context(op.source.context), op.source.context, FileSelection.copy(op))
+        if failures:
+            raise failures[0]
+        return results[0]
+
     async def context_files(self, name: str, selection: FileSelection) -> FilesKey:
         """What a step takes from a context, and from the network; found out once."""
         key = (name, selection)
@@ -135,7 +159,7 @@ class Inputs:
             return FilesKey(_joined(parts), lambda: urls)
         context = await self._job.context(name)
         began = time.time_ns()
-        whole = await anyio.to_thread.run_sync(fingerprinted, selection.request, context.tree)
+        whole = await self._survey(context, name, selection)
         if whole is not None:
             known = await anyio.to_thread.run_sync(self._job.mechanisms.digests.recall, whole.fingerprint)
             if known is not None:
@@ -145,6 +169,13 @@ class Inputs:
         if whole is not None and await anyio.to_thread.run_sync(whole.settled, began):
             await anyio.to_thread.run_sync(self._job.mechanisms.digests.remember, whole.fingerprint, bytes.fromhex(digest))
         return FilesKey(_joined([*parts, digest]), Listing(lambda: {**urls, **listing()}))
+
+    async def _survey(self, context: Context, name: str, selection: FileSelection) -> Fingerprinted | None:
+        """What a copy takes, listed and not read, if it is much; found out once."""
+        key = (name, selection)
+        if key not in self._surveyed:
+            self._surveyed[key] = await anyio.to_thread.run_sync(fingerprinted, selection.request, context.tree)
+        return self._surveyed[key]
 
     async def _look(self, context: Context, request: CopyRequest) -> tuple[str, Callable[[], Mapping[str, str]]]:
         """The digest of what a request takes from a context, and its listing, by way of the digest of every file."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
+import anyio
 import anyio.to_thread
-from anyio.abc import TaskGroup
+from anyio.abc import TaskGroup, TaskStatus
 from msgspec import Struct
 
 from engine.cache.base import Record
@@ -23,6 +26,9 @@ from engine.solve.keys import Key, Keys
 from engine.solve.mechanisms import Job
 from engine.solve.state import State
 
+if TYPE_CHECKING:
+    from engine.solve.steps.copy import Unread
+
 
 class FoundRecord(Struct, frozen=True):
     """A cache record as the driver sees it."""
@@ -37,8 +43,10 @@ class FoundRecord(Struct, frozen=True):
 class PlanWork:
     """The work of one plan of one build. `cached` and `ran` count steps."""
 
-    def __init__(self, plan: Plan, job: Job, text: str, background: TaskGroup, sender: Sender, prefix: str = "") -> None:
-        """What is done ahead is done in `background`; the image's layers are given to the `sender` as they are made."""
+    def __init__(self, plan: Plan, job: Job, text: str, background: TaskGroup, closing: TaskGroup, sender: Sender,
+                 prefix: str = "") -> None:  # fmt: skip
+        """What is done ahead is done in `background`, what need not be done before the image is finished in `closing`; the image's
+        layers are given to the `sender` as they are made."""
         self._job = job
         self._text = text
         self._prefix = prefix
@@ -47,6 +55,7 @@ class PlanWork:
         self._hits: dict[str, Hit] = {}
         self._plan = plan
         self._final = _line(plan)
+        self._closing = closing
         self._sender = sender
         self._bases = Bases(plan, job, background, prefix)
         self.cached = 0
@@ -116,8 +125,8 @@ class PlanWork:
 
     async def _step(self, step: Step, states: Mapping[str, State]) -> State:
         """A step that its definition did not find: found by what its inputs are, made by somebody else meanwhile, or made."""
-        if step.id in self._unread and (record := await self._copy_unread(step, states)) is not None:
-            return states[step.parent].grown(record.layer, record.created)
+        if step.id in self._unread and (state := await self._copy_unread(step, states)) is not None:
+            return state
         key = await self._keys.content(step, states)
 
         async def look() -> Hit | None:
@@ -146,27 +155,40 @@ class PlanWork:
         self._job.report.finished(self._id(step), "done" if made else "cached")
         return states[step.parent].grown(hit.record.layer, hit.record.created)
 
-    async def _copy_unread(self, step: Step, states: Mapping[str, State]) -> Record | None:
+    async def _copy_unread(self, step: Step, states: Mapping[str, State]) -> State | None:
         """Makes a copy whose files have not been read, unless somebody else is making one like it, or it is small."""
         from engine.solve.steps.copy import copy_unread
 
         op = self._unread[step.id]
-        with self._job.mechanisms.locks.attempt(await self._unread_lock(step, states)) as free:
-            layer: Layer | None = None
+        with ExitStack() as stack:
+            free = stack.enter_context(self._job.mechanisms.locks.attempt(await self._unread_lock(step, states)))
+            copied: Unread | None = None
             with self._inputs.expected(op) as first:
                 if free and first:
-                    layer = await copy_unread(self._job, step, op, states, self._inputs)
-            if layer is None:
+                    copied = await copy_unread(self._job, step, op, states, self._inputs)
+            if copied is None:
                 return None
             if step.id in self._final:
-                self._sender.send(layer)
+                self._sender.send(copied.layer)
             self.ran += 1
-            created = self._job.mechanisms.clock()
-            key = await self._keys.content(step, states)
-            await self._explain_miss(step, key)
-            await self._publish(step, layer, created, key, await self._keys.definition(step.id))
+            made = states[step.parent].grown(copied.layer, self._job.mechanisms.clock())
+            await self._closing.start(self._write_down, step, states, copied, made.created, stack.pop_all())
         self._job.report.finished(self._id(step), "done")
-        return Record(key.digest, layer, created, step.text)
+        return made
+
+    async def _write_down(self, step: Step, states: Mapping[str, State], copied: Unread, created: float, held: ExitStack, *,
+                          task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:  # fmt: skip
+        """Records a copy whose key is known only now, to its end even if the build ends meanwhile."""
+        with held, anyio.CancelScope(shield=True):
+            task_status.started()
+            try:
+                key = await self._keys.content(step, states)
+                await self._explain_miss(step, key)
+                await self._publish(step, copied.layer, created, key, await self._keys.definition(step.id))
+            except EngineError as error:
+                self._failed(step, error)
+                raise
+            await copied.keep()
 
     async def _unread_lock(self, step: Step, states: Mapping[str, State]) -> str:
         return f"copy {await self._keys.outline(step, states)}"

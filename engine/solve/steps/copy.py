@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import anyio.to_thread
+from msgspec import Struct
 
 from engine.context.base import Context, SubtreeContext
 from engine.errors import CopyError
@@ -40,15 +41,20 @@ MANY = 4 << 20
 
 async def copy(job: Job, step: Step, op: CopyOp, states: Mapping[str, State], inputs: Inputs) -> Layer:
     """The layer that the instruction makes on its parent; raises `CopyError` when it cannot."""
-    made = await _Copy(job, step, op, states, inputs).run()
-    assert made is not None
-    return made
+    return await _Copy(job, step, op, states, inputs).run()
 
 
-async def copy_unread(job: Job, step: Step, op: CopyOp, states: Mapping[str, State], inputs: Inputs) -> Layer | None:
-    """As `copy`, of files of a context of which not one has been read. They are read only once: the context learns their digests
-    from the packing. None, and nothing done, if they are few, or not on disk."""
-    return await _Copy(job, step, op, states, inputs).run(unread=True)
+class Unread(Struct, frozen=True):
+    """A layer of files that were read only once. `keep` has their digests kept for later builds."""
+
+    layer: Layer
+    keep: Callable[[], Awaitable[None]]
+
+
+async def copy_unread(job: Job, step: Step, op: CopyOp, states: Mapping[str, State], inputs: Inputs) -> Unread | None:
+    """As `copy`, of files of a context of which not one has been read. The context learns their digests from the packing. None, and
+    nothing done, if they are few, or not on disk."""
+    return await _Copy(job, step, op, states, inputs).run_unread()
 
 
 class _Copy:
@@ -56,28 +62,40 @@ class _Copy:
         self._job, self._op, self._states, self._inputs = job, op, states, inputs
         self._parent = states[step.parent]
 
-    async def run(self, *, unread: bool = False) -> Layer | None:
+    async def run(self) -> Layer:
+        rows, _ = await self._rows(await self._below())
+        layer, _ = await make_layer(self._job, rows.changes(unchanged=True), own_files=self._op.source.state is None)
+        return layer
+
+    async def run_unread(self) -> Unread | None:
+        below = await self._inputs.beside_survey(self._op, self._below)
+        rows, context = await self._rows(below)
+        if not isinstance(context, SubtreeContext) or rows.size < MANY:
+            return None
+        began = time.time_ns()
+        layer, packed = await make_layer(self._job, rows.changes(), own_files=True, hash_files=True)
+        files, subtrees = rows.digests(packed)
+        context.learn(files, subtrees)
+        return Unread(layer, lambda: context.keep(files, [subtree for subtree, _ in subtrees], began))
+
+    async def _below(self) -> Tree | EmptyTree:
+        """What is copied onto."""
+        if self._op.link and not (self._op.chmod or self._op.chown):
+            return EmptyTree()
+        return await self._job.mechanisms.trees.tree(self._parent.chain)
+
+    async def _rows(self, below: Tree | EmptyTree) -> tuple[Rows, Context | None]:
+        """What the layer is to be, and the context that files are taken from."""
         op, job = self._op, self._job
         if op.checksum and not any(is_remote(s) for s in op.sources):
             raise CopyError("checksum requires HTTP(S) or Git sources")
-        below: Tree | EmptyTree = EmptyTree()
-        if not op.link or op.chmod or op.chown:
-            below = await job.mechanisms.trees.tree(self._parent.chain)
         owner = lookup_chown(op.chown, below) if op.chown else None
         plan = CopyPlan(copy_request(op, owner, job.made_mtime), below)
         tree, context = await self._inputs.source_tree(op.source, self._states) if self._local else (EmptyTree(), None)
         await self._add_all(plan, tree, context)
         copies = plan.result()
-        rows = await anyio.to_thread.run_sync(Rows, copies, *await self._places(copies.own, tree, below))
-        own_files = op.source.state is None
-        if not unread:
-            return (await make_layer(job, rows.changes(unchanged=True), own_files=own_files))[0]
-        if not isinstance(context, SubtreeContext) or rows.size < MANY:
-            return None
-        began = time.time_ns()
-        layer, digests = await make_layer(job, rows.changes(), own_files=own_files, hash_files=True)
-        await context.learn(*await anyio.to_thread.run_sync(rows.digests, digests), began)
-        return layer
+        places = await self._places(copies.own, tree, below)
+        return await anyio.to_thread.run_sync(Rows, copies, *places), context
 
     @property
     def _local(self) -> bool:

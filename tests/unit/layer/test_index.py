@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from engine.errors import ContentError, StorageError
 from engine.image.digest import Digest
-from engine.layer.entries import Entry
 from engine.layer.columns import Columns, decode, encode
+from engine.layer.entries import Entry
 from engine.layer.index import Index, IndexStore
 from tests.unit.layer.test_tarcodec import entries as any_entries
 
