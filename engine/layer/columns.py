@@ -116,17 +116,19 @@ class Columns(Struct):
 def encode(columns: Columns, files: Mapping[bytes, bytes] | None = None) -> bytes:
     """An index of these entries, with the contents of some files, as bytes."""
     count, links, known = len(columns), columns.links, columns.known
-    texts = [links.get(at, b"") for at in range(count)] if links else [b""] * count
+    texts = b"\0".join([links.get(at, b"") for at in range(count)]) if links else bytes(max(count - 1, 0))
     digests = columns.digests if all(known) else b"".join([columns.digests[at * 32 : at * 32 + 32]
                                                            for at, there in enumerate(known) if there])  # fmt: skip
     parts = [b"\0".join(columns.paths), columns.kinds]
     parts += [_array(column) for column in columns.numbers]
-    parts += [b"\0".join(texts), digests, known, b"".join(_extra(at, *columns.extras[at]) for at in sorted(columns.extras))]
+    parts += [texts, digests, known, b"".join(_extra(at, *columns.extras[at]) for at in sorted(columns.extras))]
     for path, content in sorted((files or {}).items()):
         parts += [path, content]
     framed = [piece for part in [count.to_bytes(8, "little"), *parts] for piece in (len(part).to_bytes(8, "little"), part)]
-    body = b"".join(framed)
-    return _MAGIC + crc32(body).to_bytes(4, "little") + body
+    sum_ = 0
+    for piece in framed:
+        sum_ = crc32(piece, sum_)
+    return b"".join([_MAGIC, sum_.to_bytes(4, "little"), *framed])
 
 
 def check(data: bytes) -> None:

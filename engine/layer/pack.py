@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,9 @@ class Packed(Struct, frozen=True):
         return self.index.entries
 
 
-class Changes(Struct, frozen=True):
-    """Changes by columns, for another process: they are a fraction of the changes in memory, and go there several times as fast."""
+class Changes(Struct):
+    """Changes by columns, for another process: they are a fraction of the changes in memory, and go there several times as fast.
+    Whoever packs them empties them: together with what is made of them they would be large."""
 
     count: int
     size: int
@@ -99,6 +100,7 @@ def pack_changes(changes: Changes, blob_path: str, compression: str = "gzip", le
     """
     with collector_paused(), BlobSink(blob_path, compression, level, threads=threads) as sink:
         entries, _ = columns.decode(changes.entries)
+        changes.entries = b""
         mtimes = entries.numbers.mtime
         for at, mtime in enumerate(mtimes):
             mtimes[at] = (mtime if clamp_mtime is None or mtime <= clamp_mtime else clamp_mtime) // _SECOND * _SECOND
@@ -129,13 +131,12 @@ class _Tar:
         """Writes all changes and the end of the tar."""
         header, put, hashes, none = header_encoder(), self._put, self._hash, bytes(32)
         count = len(entries)
-        sources = changes.sources.split(b"\0") if count else []
         offsets: Iterable[int] = memoryview(changes.offsets).cast("q") if changes.offsets else repeat(0, count)
         states: Iterable[tuple[int, int]] | Iterable[None] = repeat(None, count)
         if changes.states:
             numbers = memoryview(changes.states).cast("q")
             states = zip(numbers[::2], numbers[1::2], strict=True)
-        for entry, source, offset, state in zip(entries.entries(), sources, offsets, states, strict=True):
+        for entry, source, offset, state in zip(entries.entries(), _split(changes.sources), offsets, states, strict=False):
             put(header(entry))
             digest = none
             if entry[1] == "file":
@@ -217,6 +218,15 @@ class _Tar:
         self._view = memoryview(self._buffer)
         self._size = 0
         self._more = bytearray(1)
+
+
+def _split(joined: bytes) -> Iterator[bytes]:
+    """The parts of what was joined by NUL, one after the other."""
+    start = 0
+    while (end := joined.find(b"\0", start)) >= 0:
+        yield joined[start:end]
+        start = end + 1
+    yield joined[start:]
 
 
 def _changed(entry: Entry) -> ContextError:

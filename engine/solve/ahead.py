@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from anyio.abc import TaskGroup
 
-from engine.dockerfile.instructions import Dockerfile, Run
+from engine.dockerfile.instructions import Copy, Dockerfile, Run
 from engine.errors import EngineError
 from engine.image.descriptor import Descriptor
 from engine.layer.base import Chain, Layer
@@ -17,10 +17,13 @@ from engine.plan.base import CopyOp, ImageSource, Plan, RunOp, Step
 from engine.solve.mechanisms import Job
 
 
+_WORKED = ((Run, "RUN"), (Copy, "COPY"))
+
+
 async def warm_up(job: Job, dockerfile: Dockerfile) -> None:
-    """Starts the worker processes, if there is a RUN that will hardly be found."""
-    runs = any(isinstance(each, Run) for stage in dockerfile.stages for each in stage.instructions)
-    if runs and (job.no_cache or not job.cache.may_have("RUN")):
+    """Starts the worker processes, if there is a RUN or COPY that will hardly be found."""
+    wanted = {name for stage in dockerfile.stages for each in stage.instructions for kind, name in _WORKED if isinstance(each, kind)}
+    if any(job.no_cache or not job.cache.may_have(name) for name in wanted):
         with suppress(EngineError):  # the RUN will meet it again
             await job.mechanisms.workers.environment()
 

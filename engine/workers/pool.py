@@ -68,6 +68,7 @@ class WorkerPool:
             try:
                 with span("workers", function.__qualname__):
                     await worker.channel.send((function, args))
+                    args = ()  # they can be large
                     ok, result = await worker.channel.receive()
             except EOFError:
                 await self._end_worker(worker)

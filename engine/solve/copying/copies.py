@@ -44,9 +44,14 @@ class Graft(Struct, frozen=True):
                     modes[at] = known[pair]
         return columns
 
+    @property
+    def prefixes(self) -> tuple[bytes, int]:
+        """What the paths of its files begin with in the tree they come from, and how many bytes they begin with here instead."""
+        return _prefix(self.subtree.path), len(_prefix(self.target))
+
     def origins(self, columns: Columns) -> list[bytes | None]:
         """For each row of `columns()` the path in the tree that a regular file comes from, None for everything else."""
-        old, new = _prefix(self.subtree.path), len(_prefix(self.target))
+        old, new = self.prefixes
         return [old + path[new:] if kind == _FILE else None for path, kind in zip(columns.paths, columns.kinds, strict=True)]
 
     def sources(self, columns: Columns) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -14,15 +15,28 @@ from engine.solve.copying.request import Copied
 MOST_LISTED: Final = 1000
 """Entries of a listing; of larger copies, directories are listed in place of what is in them."""
 
-_DIRECTORY = NUMBERS["dir"]
+_FILE, _DIRECTORY = NUMBERS["file"], NUMBERS["dir"]
 
 
 class Dependence(NamedTuple):
-    """What a copy depends on: its entries but for directories that were there before, with the digests of files, and for each the
-    path that people know it by: where it comes from, or else goes to."""
+    """What a copy depends on: its entries but for directories that were there before, with the digests of files."""
 
     columns: Columns
-    names: list[bytes]
+    own: Mapping[bytes, bytes]
+    """Where files that were copied one by one come from, by path."""
+    graft: array[int]
+    """By row the number of the graft it is in, from 1 on; 0 for none."""
+    moved: Sequence[tuple[bytes, int]]
+    """Of each graft what the paths of its files began with, and how many bytes they begin with now instead."""
+
+    def names(self) -> Iterator[bytes]:
+        """For each entry the path that people know it by: where it comes from, or else goes to."""
+        for path, kind, graft in zip(self.columns.paths, self.columns.kinds, self.graft, strict=True):
+            if graft and kind == _FILE:
+                old, skip = self.moved[graft - 1]
+                yield old + path[skip:]
+            else:
+                yield self.own.get(path, path)
 
 
 def dependence(copies: Copies, digests: Mapping[bytes, str]) -> Dependence:
@@ -30,15 +44,15 @@ def dependence(copies: Copies, digests: Mapping[bytes, str]) -> Dependence:
     subtrees know theirs. Raises `KeyError` when one is missing."""
     own = [copied for copied in copies.own if not copied.kept]
     columns = Columns.of(_digested(copied, digests) for copied in own)
-    names = [copied.entry.path if copied.from_path is None else copied.from_path for copied in own]
-    for graft in copies.grafts:
-        more = graft.columns()
-        columns.extend(more)
-        names += [path if origin is None else origin for path, origin in zip(more.paths, graft.origins(more), strict=True)]
+    names = {copied.entry.path: copied.from_path for copied in own if copied.from_path is not None}
+    grafts = array("L", [0]) * len(own)
+    for number, graft in enumerate(copies.grafts, 1):
+        columns.extend(graft.columns())
+        grafts.extend(array("L", [number]) * len(graft.subtree))
     order = in_order(columns) if copies.grafts else None
     if order is not None:
-        columns, names = columns.reordered(order), list(map(names.__getitem__, order))
-    return Dependence(columns, names)
+        columns, grafts = columns.reordered(order), array("L", map(grafts.__getitem__, order))
+    return Dependence(columns, names, grafts, [graft.prefixes for graft in copies.grafts])
 
 
 def digest_items(columns: Columns) -> Iterator[bytes]:
@@ -58,13 +72,14 @@ def listing(on: Dependence, checksums: Sequence[int]) -> dict[str, str]:
     """A checksum for each file of a copy, by its name, for people who want to know which one changed. In large copies one for each
     directory, down to a depth at which there are not too many. `checksums` are the crc32 of the `digest_items`."""
     kinds = on.columns.kinds
-    counted = [(name, sum_) for name, kind, sum_ in zip(on.names, kinds, checksums, strict=True) if kind != _DIRECTORY]
-    folders = [name.rpartition(b"/")[0] for name, _ in counted] if len(counted) > MOST_LISTED else []
-    shorter = _shortened(set(folders))
+    shorter: dict[bytes, bytes] | None = None
+    if len(kinds) - kinds.count(_DIRECTORY) > MOST_LISTED:
+        shorter = _shortened({name.rpartition(b"/")[0] for name, kind in zip(on.names(), kinds, strict=True) if kind != _DIRECTORY})
     out: dict[bytes, int] = {}
-    for n, (own, checksum) in enumerate(counted):
-        name = shorter[folders[n]] if folders else own
-        out[name] = crc32(checksum.to_bytes(4, "little"), out[name]) if name in out else checksum
+    for name, kind, checksum in zip(on.names(), kinds, checksums, strict=True):
+        if kind != _DIRECTORY:
+            place = name if shorter is None else shorter[name.rpartition(b"/")[0]]
+            out[place] = crc32(checksum.to_bytes(4, "little"), out[place]) if place in out else checksum
     return {name.decode(errors="backslashreplace") or ".": f"{value:08x}" for name, value in out.items()}
 
 

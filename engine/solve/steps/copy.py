@@ -63,17 +63,17 @@ class _Copy:
         self._parent = states[step.parent]
 
     async def run(self) -> Layer:
-        rows, _ = await self._rows(await self._below())
-        layer, _ = await make_layer(self._job, rows.changes(unchanged=True), own_files=self._op.source.state is None)
+        rows, _ = await self._rows(await self._below(), unread=False)
+        layer, _ = await make_layer(self._job, rows.take(), own_files=self._op.source.state is None)
         return layer
 
     async def run_unread(self) -> Unread | None:
         below = await self._inputs.beside_survey(self._op, self._below)
-        rows, context = await self._rows(below)
+        rows, context = await self._rows(below, unread=True)
         if not isinstance(context, SubtreeContext) or rows.size < MANY:
             return None
         began = time.time_ns()
-        layer, packed = await make_layer(self._job, rows.changes(), own_files=True, hash_files=True)
+        layer, packed = await make_layer(self._job, rows.take(), own_files=True, hash_files=True)
         files, subtrees = rows.digests(packed)
         context.learn(files, subtrees)
         return Unread(layer, lambda: context.keep(files, [subtree for subtree, _ in subtrees], began))
@@ -84,7 +84,7 @@ class _Copy:
             return EmptyTree()
         return await self._job.mechanisms.trees.tree(self._parent.chain)
 
-    async def _rows(self, below: Tree | EmptyTree) -> tuple[Rows, Context | None]:
+    async def _rows(self, below: Tree | EmptyTree, *, unread: bool) -> tuple[Rows, Context | None]:
         """What the layer is to be, and the context that files are taken from."""
         op, job = self._op, self._job
         if op.checksum and not any(is_remote(s) for s in op.sources):
@@ -94,8 +94,9 @@ class _Copy:
         tree, context = await self._inputs.source_tree(op.source, self._states) if self._local else (EmptyTree(), None)
         await self._add_all(plan, tree, context)
         copies = plan.result()
-        places = await self._places(copies.own, tree, below)
-        return await anyio.to_thread.run_sync(Rows, copies, *places), context
+        locate, kept = await self._places(copies.own, tree, below)
+        states = tree.state if isinstance(tree, Subtrees) and not unread else None  # of what was read it must be what is packed
+        return await anyio.to_thread.run_sync(Rows, copies, locate, kept, states), context
 
     @property
     def _local(self) -> bool:
@@ -129,8 +130,8 @@ class _Copy:
             else:
                 plan.add_archive(members)
 
-    async def _places(self, copied: Sequence[Copied], tree: FileTree, below: Tree | EmptyTree) -> tuple[Locate, Locate, States]:
-        """Where the bytes lie of what is copied one by one: of files of the source, and of the image below; and their states."""
+    async def _places(self, copied: Sequence[Copied], tree: FileTree, below: Tree | EmptyTree) -> tuple[Locate, Locate]:
+        """Where the bytes lie of what is copied one by one: of files of the source, and of the image below."""
         op = self._op
         locate: Locate = tree.source
         if op.source.state is not None and isinstance(tree, Tree):
@@ -139,14 +140,14 @@ class _Copy:
         held: Mapping[bytes, tuple[bytes, int]] = {}
         if isinstance(below, Tree):
             held = await self._inputs.locate(self._parent, below, [c.below for c in copied if c.below is not None])
-        return locate, held.__getitem__, tree.state if isinstance(tree, Subtrees) else None
+        return locate, held.__getitem__
 
 
 class Rows:
     """The changes of a copy, by columns."""
 
     def __init__(self, copies: Copies, locate: Locate, kept: Locate, states: States) -> None:
-        """`locate` and `kept` say where files lie, `states` in which states files of the source were when they were listed."""
+        """`locate` and `kept` say where files lie. With `states` files of the source must be as they were when they were listed."""
         self._copies = copies
         own = copies.own
         columns = Columns.of(copied.entry for copied in own)
@@ -164,21 +165,19 @@ class Rows:
             offsets.extend(array("q", [0]) * len(more))
             if seen is not None:
                 seen.extend(graft.subtree.states())
-        order = in_order(columns) if copies.grafts else None
+        order = self._order = in_order(columns) if copies.grafts else None
         if order is not None:
             columns, sources = columns.reordered(order), list(map(sources.__getitem__, order))
             offsets = array("q", map(offsets.__getitem__, order))
             if seen is not None:
                 seen = array("q", [number for at in order for number in seen[2 * at : 2 * at + 2]])
-        self._order = order
-        self._columns, self._sources, self._offsets, self._seen = columns, sources, offsets, seen
-        self.size = sum(columns.numbers.size)
+        self._changes: list[Changes] = [Changes.by_columns(columns, sources, offsets, seen)]
+        self.size = self._changes[0].size
         """Bytes of all files."""
 
-    def changes(self, *, unchanged: bool = False) -> Changes:
-        """The changes, in their order. With `unchanged` files must be as they were when they were listed, as far as that is known:
-        a digest was made of them since."""
-        return Changes.by_columns(self._columns, self._sources, self._offsets, self._seen if unchanged else None)
+    def take(self) -> Changes:
+        """The changes, in their order. They can be had once: they are large."""
+        return self._changes.pop()
 
     def digests(self, packed: bytes) -> tuple[dict[bytes, bytes], list[tuple[Subtree, bytes]]]:
         """Digests of the changes, 32 bytes for each in their order, as `SubtreeContext.learn` takes them."""

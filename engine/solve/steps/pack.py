@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 import anyio.to_thread
 
 from engine.image.descriptor import Descriptor, layer_type
@@ -23,13 +25,15 @@ async def make_layer(job: Job, changes: Changes, *, own_files: bool, hash_files:
     """
     mechanisms = job.mechanisms
     with mechanisms.content.writer(written_elsewhere=True) as writer:
-        arguments = (changes, str(writer.path), job.compression, job.compression_level, str(mechanisms.indexes.directory),
-                     job.latest_mtime, hash_files)  # fmt: skip
-        packed: Packed
+        arguments = (str(writer.path), job.compression, job.compression_level, str(mechanisms.indexes.directory), job.latest_mtime,
+                     hash_files)  # fmt: skip
+        packing: Awaitable[Packed]
         if not changes.count or (own_files and changes.count < FEW and changes.size < SMALL):
-            packed = await anyio.to_thread.run_sync(pack_changes, *arguments, limiter=mechanisms.limiters.workers)
+            packing = anyio.to_thread.run_sync(pack_changes, changes, *arguments, limiter=mechanisms.limiters.workers)
         else:
-            packed = await mechanisms.workers.call(pack_changes, *arguments)
+            packing = mechanisms.workers.call(pack_changes, changes, *arguments)
+        del changes  # they can be large, and who packs them has them now
+        packed = await packing
         digest = Digest("sha256", packed.digest)
         writer.commit(digest, packed.size)
     layer = Layer(Digest("sha256", packed.diff_id), Descriptor(layer_type(job.compression), digest, packed.size))
