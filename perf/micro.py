@@ -18,15 +18,18 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from engine.solve.copying.request import CopyRequest
 from perf import inputs
 from perf.picture import Bar, picture
 from perf.results import machine
 
 if TYPE_CHECKING:
     from engine.context.directory import DirectoryTree
-    from engine.solve.copying.request import Copied
+    from engine.layer.pack import Changes
+    from engine.solve.copying.copies import Copies
 
 RUNS = 3
+_REQUEST = CopyRequest((b"/",), b"/app/", b"/")
 _SAMPLE = 128 << 20
 """Bytes of the big file whose blob is compared with gzip -6's."""
 
@@ -76,9 +79,11 @@ def _parts(made: inputs.Inputs, place: Path) -> dict[str, Callable[[], object]]:
     from engine.dockerfile.parser import parse
     from engine.layer.hashing import hash_ranges
     from engine.layer.index import Index
+    from engine.layer.pack import pack_changes
     from engine.layer.scan import scan
     from engine.layer.unpack import unpack
-    from engine.solve.copying.digest import copied_digest_items
+    from engine.solve.copying.digest import dependence, digest_items
+    from engine.solve.copying.fingerprint import fingerprinted
 
     root = place / "root"
 
@@ -87,11 +92,12 @@ def _parts(made: inputs.Inputs, place: Path) -> dict[str, Callable[[], object]]:
         root.mkdir()
         unpack(str(blob), str(root))
 
-    walked = _walk(made.tree)
+    walked, later = _walk(made.tree), _walk(made.tree)
     copied = _plan(walked)
     files = [c.from_path for c in copied if c.from_path is not None]
     entries = [c.entry for c in copied]
-    digests = dict.fromkeys(files, "0" * 64)
+    for graft in copied.grafts:
+        graft.subtree.learn(b"1" * 32 * len(graft.subtree))
     dockerfile = b"FROM debian\n" + b"".join(b"RUN echo %d \\\n && true\nCOPY a%d /b\n" % (n, n) for n in range(500))
     index = Index(entries).to_bytes()
     return {
@@ -102,8 +108,11 @@ def _parts(made: inputs.Inputs, place: Path) -> dict[str, Callable[[], object]]:
         "plan a copy of 40 k files": lambda: _plan(walked),
         "hash 40 k files": lambda: hash_ranges([(*walked.source(path), entry.size) for path in files
                                                 if (entry := walked.get(path)) is not None]),
-        "key of a copy of 40 k files (digests known)": lambda: b"".join(copied_digest_items(copied, digests)),
-        "pack 40 k files": lambda: _pack(_rows(walked, copied), place),
+        "key of a copy of 40 k files (digests known)": lambda: b"".join(digest_items(dependence(copied, {}).columns)),
+        "fingerprint of 40 k files": lambda: fingerprinted(_REQUEST, later),
+        "columns of the changes of 40 k files": lambda: _changes(later),
+        "pack 40 k files": lambda: pack_changes(_changes(later), str(place / "blob")),
+        "pack 40 k files, with a digest of each": lambda: pack_changes(_changes(later), str(place / "blob"), hash_files=True),
         "pack one file of 1 GiB": lambda: _pack([_file(made.file)], place),
         "index of 40 k entries to bytes": lambda: Index(entries).to_bytes(),
         "index of 40 k entries from bytes": lambda: Index.from_bytes(index).entries,
@@ -118,40 +127,35 @@ def _walk(top: Path) -> DirectoryTree:
     from engine.context.directory import DirectoryTree
 
     tree = DirectoryTree(str(top))
-    todo = [b""]
-    while todo:
-        path = todo.pop()
-        for name in tree.children(path):
-            child = path + b"/" + name if path else name
-            entry = tree.get(child)
-            if entry is not None and entry.kind == "dir":
-                todo.append(child)
+    tree.subtree(b"")
     return tree
 
 
-def _plan(walked: DirectoryTree) -> list[Copied]:
+def _plan(walked: DirectoryTree) -> Copies:
     from engine.solve.copying.draft import EmptyTree
     from engine.solve.copying.plan import CopyPlan
-    from engine.solve.copying.request import CopyRequest
 
-    copy = CopyPlan(CopyRequest((b"/",), b"/app/", b"/"), EmptyTree())
+    copy = CopyPlan(_REQUEST, EmptyTree())
     copy.add_sources(walked)
     return copy.result()
 
 
-def _rows(walked: DirectoryTree, copied: list[Copied]) -> list[tuple[object, bytes | None, int]]:
-    return [(c.entry, *walked.source(c.from_path)) if c.from_path is not None else (c.entry, None, 0) for c in copied]
+def _changes(walked: DirectoryTree) -> Changes:
+    from engine.solve.steps.copy import Rows
+
+    return Rows(_plan(walked), walked.source, walked.source, None).take()
 
 
 def _blobs(made: inputs.Inputs, place: Path) -> Iterator[tuple[str, tuple[int, int]]]:
     """What is packed → bytes of the engine's blob, and of gzip -6's of the same files."""
+    from engine.layer.pack import pack_changes
     from engine.layer.unpack import unpack
 
     root, blob = place / "again", place / "blob"
     root.mkdir()
     unpack(str(made.big[2][0]), str(root))
     walked = _walk(root)
-    _pack(_rows(walked, _plan(walked)), place)
+    pack_changes(_changes(walked), str(blob))
     yield "the 40 k-file layer", (blob.stat().st_size, made.big[2][0].stat().st_size)
     sample = place / "big.bin"
     with open(made.file, "rb") as file:

@@ -16,14 +16,13 @@ from engine.output.base import EagerOutput, Output
 from engine.plan.base import CopyOp, ImageSource, Plan, RunOp, Step
 from engine.solve.mechanisms import Job
 
-
 _WORKED = ((Run, "RUN"), (Copy, "COPY"))
 
 
 async def warm_up(job: Job, dockerfile: Dockerfile) -> None:
     """Starts the worker processes, if there is a RUN or COPY that will hardly be found."""
-    wanted = {name for stage in dockerfile.stages for each in stage.instructions for kind, name in _WORKED if isinstance(each, kind)}
-    if any(job.no_cache or not job.cache.may_have(name) for name in wanted):
+    kinds = {type(each) for stage in dockerfile.stages for each in stage.instructions}
+    if any(kind in kinds and (job.no_cache or not job.cache.may_have(name)) for kind, name in _WORKED):
         with suppress(EngineError):  # the RUN will meet it again
             await job.mechanisms.workers.environment()
 
