@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from engine.context.rules import IgnoreRules
@@ -41,8 +41,9 @@ class Context(Protocol):
 class SubtreeContext(Context, Protocol):
     """A context whose tree has subtrees (`engine.layer.base.Subtrees`)."""
 
-    async def digest_below(self, subtree: Subtree) -> None:
-        """Finds out the digests of all files in a subtree, which has them from then on. Raises `ContextError`."""
+    async def digest_below(self, subtree: Subtree) -> Callable[[], Awaitable[None]]:
+        """Finds out the digests of all files in a subtree, which has them from then on; gives what has them kept for later builds.
+        Raises `ContextError`."""
 
     def learn(self, files: Mapping[bytes, bytes], subtrees: Sequence[tuple[Subtree, bytes]]) -> None:
         """Takes up sha256 of files that somebody else has read: by path, and for subtrees 32 bytes for each row of their

@@ -23,6 +23,9 @@ EMPTY = hashlib.sha256(b"").digest()
 Call = Callable[..., Awaitable[list[bytes | None]]]
 """Runs a module-level function with arguments somewhere and gives what it returns (`Workers.call`)."""
 
+Keep = Callable[[], Awaitable[None]]
+"""Has digests kept for later builds."""
+
 Row = tuple[bytes, int, int, int, int]
 """An absolute path, and of its key inode, size, mtime and ctime. A plain tuple, which goes to another process much faster than a
 key does."""
@@ -76,20 +79,24 @@ class Hasher:
         self._small = anyio.CapacityLimiter(1)
         self._large = anyio.CapacityLimiter(1)
 
-    async def digests(self, root: bytes, path: Callable[[int], bytes], keys: Sequence[FileKey]) -> list[bytes]:
-        """sha256 of files below the directory `root`, `path` being that of each key. Raises `ContextError` for a file that cannot
-        be read or that changes while it is."""
+    async def digests(self, root: bytes, path: Callable[[int], bytes], keys: Sequence[FileKey]) -> tuple[list[bytes], Keep]:
+        """sha256 of files below the directory `root`, `path` being that of each key, and what has those kept for later builds that
+        were not known. Raises `ContextError` for a file that cannot be read or that changes while it is."""
         found = await self._known(keys)
         missing = [at for at, digest in enumerate(found) if digest is None]
+        began = time.time_ns()
         if missing:
-            began = time.time_ns()
             await self._hash(root, path, keys, missing, found)
             changed = next((at for at in missing if found[at] is None), None)
             if changed is not None:
                 raise ContextError(f"{show(path(changed))} changed while the build read it",
                                    hint="nothing may write to the build context during a build")
-            await self.keep(((keys[at], digest) for at in missing if (digest := found[at]) is not None), began)
-        return [digest for digest in found if digest is not None]
+
+        async def keep() -> None:
+            if missing:
+                await self.keep(((keys[at], digest) for at in missing if (digest := found[at]) is not None), began)
+
+        return [digest for digest in found if digest is not None], keep
 
     async def keep(self, digests: Iterable[tuple[FileKey, bytes]], read_after: int) -> None:
         """Keeps digests of files that were read after a time (nanoseconds since the epoch) for later builds."""

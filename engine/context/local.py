@@ -15,7 +15,7 @@ import anyio.to_thread
 from engine.context.digests import FileKey
 from engine.context.directory import DirectoryTree
 from engine.context.faults import show
-from engine.context.hashing import EMPTY, Hasher
+from engine.context.hashing import EMPTY, Hasher, Keep
 from engine.context.listing import DirectorySubtree
 from engine.context.rules import IgnoreRules, ReadRules
 from engine.context.view import copy_visible, remove_tree
@@ -81,16 +81,20 @@ class DirectoryContext:
             else:
                 files.append(path)
                 keys.append(key)
-        for path, digest in zip(files, await self._hasher.digests(os.fsencode(self._root), files.__getitem__, keys), strict=True):
+        found, keep = await self._hasher.digests(os.fsencode(self._root), files.__getitem__, keys)
+        for path, digest in zip(files, found, strict=True):
             out[path] = digest.hex()
             self.tree.learn(path, digest)
+        await keep()
         return out
 
-    async def digest_below(self, subtree: Subtree) -> None:
+    async def digest_below(self, subtree: Subtree) -> Keep:
         """See `SubtreeContext`."""
         assert isinstance(subtree, DirectorySubtree)
         files = subtree.unknown()
-        files.learn(await self._hasher.digests(os.fsencode(self._root), lambda at: join(subtree.path, files.path(at)), files))
+        found, keep = await self._hasher.digests(os.fsencode(self._root), lambda at: join(subtree.path, files.path(at)), files)
+        files.learn(found)
+        return keep
 
     def learn(self, files: Mapping[bytes, bytes], subtrees: Sequence[tuple[Subtree, bytes]]) -> None:
         """See `SubtreeContext`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -175,9 +175,9 @@ class _RemoteDockerfile:
     async def digests(self, paths: Sequence[bytes]) -> dict[bytes, str]:
         return await self._context.digests(paths)
 
-    async def digest_below(self, subtree: Subtree) -> None:
+    async def digest_below(self, subtree: Subtree) -> Callable[[], Awaitable[None]]:
         assert isinstance(self._context, SubtreeContext)
-        await self._context.digest_below(subtree)
+        return await self._context.digest_below(subtree)
 
     def learn(self, files: Mapping[bytes, bytes], subtrees: Sequence[tuple[Subtree, bytes]]) -> None:
         assert isinstance(self._context, SubtreeContext)

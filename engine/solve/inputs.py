@@ -13,6 +13,7 @@ from zlib import crc32
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskGroup
 from msgspec import Struct, field
 
 from engine.cache.flight import SingleFlight
@@ -98,8 +99,10 @@ class FilesKey(Struct, frozen=True):
 class Inputs:
     """The inputs of one plan's steps. What was downloaded for a key is not downloaded again for the step."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, closing: TaskGroup) -> None:
+        """What later builds are to know is written down in `closing`."""
         self._job = job
+        self._closing = closing
         self._known: dict[tuple[str, FileSelection], FilesKey] = {}
         self._surveyed: dict[tuple[str, FileSelection], Fingerprinted | None] = {}
         self._flight = SingleFlight()
@@ -166,8 +169,9 @@ class Inputs:
                 later = _Later(lambda: self._look(context, selection.request))
                 return FilesKey(_joined([*parts, known.hex()]), Listing(lambda: {**urls, **later.listing()}), later.prepare)
         digest, listing = await self._look(context, selection.request)
-        if whole is not None and await anyio.to_thread.run_sync(whole.settled, began):
-            await anyio.to_thread.run_sync(self._job.mechanisms.digests.remember, whole.fingerprint, bytes.fromhex(digest))
+        if whole is not None:
+            found, raw = whole, bytes.fromhex(digest)
+            self._closing.start_soon(_finish, lambda: anyio.to_thread.run_sync(self._remember, found, began, raw))
         return FilesKey(_joined([*parts, digest]), Listing(lambda: {**urls, **listing()}))
 
     async def _survey(self, context: Context, name: str, selection: FileSelection) -> Fingerprinted | None:
@@ -177,12 +181,16 @@ class Inputs:
             self._surveyed[key] = await anyio.to_thread.run_sync(fingerprinted, selection.request, context.tree)
         return self._surveyed[key]
 
+    def _remember(self, whole: Fingerprinted, began: int, digest: bytes) -> None:
+        if whole.settled(began):
+            self._job.mechanisms.digests.remember(whole.fingerprint, digest)
+
     async def _look(self, context: Context, request: CopyRequest) -> tuple[str, Callable[[], Mapping[str, str]]]:
         """The digest of what a request takes from a context, and its listing, by way of the digest of every file."""
         copies = await anyio.to_thread.run_sync(_plan, request, context.tree)
         for graft in copies.grafts:
             assert isinstance(context, SubtreeContext)
-            await context.digest_below(graft.subtree)
+            self._closing.start_soon(_finish, await context.digest_below(graft.subtree))
         digests = await context.digests(list(_files(copies.own)))
         return await anyio.to_thread.run_sync(_summed, copies, digests)
 
@@ -228,6 +236,12 @@ class Inputs:
         path.write_bytes(data)
         entry = Entry(_encode(heredoc.name), "file", 0o644, size=len(data), mtime=self._job.made_mtime)
         return _encode(heredoc.name), Change(entry, bytes(path))
+
+
+async def _finish(work: Callable[[], Awaitable[None]]) -> None:
+    """Does some work to its end, also when the build ends meanwhile."""
+    with anyio.CancelScope(shield=True):
+        await work()
 
 
 class _Expected(Struct, eq=False):

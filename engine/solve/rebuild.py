@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import anyio
+from anyio.abc import TaskGroup
 from msgspec import Struct, field
 
 from engine.cache.tiers import Hit
@@ -14,6 +15,7 @@ from engine.image.digest import Digest
 from engine.layer.base import Layer
 from engine.layer.differences import differences, listed
 from engine.layer.entries import Entry
+from engine.output.blobs import single_error
 from engine.plan.base import SCRATCH, Plan, Step
 from engine.plan.bases import BaseFacts
 from engine.request import BuildRequest
@@ -69,14 +71,18 @@ async def rebuild(job: Job, request: BuildRequest, choose: Choose) -> tuple[int,
     dockerfile, _ = await read_dockerfile(job.context, job.report, request)
     host = host_platform()
     known: list[_Known] = []
-    for target in request.platforms or (host,):
-        known += await _known(job, await make(job, request, dockerfile, host, target, BaseFacts()))
-    return len(known), [await _again(known[n]) for n in choose(len(known))]
+    done: list[Rebuilt] = []
+    with single_error():
+        async with anyio.create_task_group() as closing:
+            for target in request.platforms or (host,):
+                known += await _known(job, await make(job, request, dockerfile, host, target, BaseFacts()), closing)
+            done += [await _again(known[n]) for n in choose(len(known))]
+    return len(known), done
 
 
-async def _known(job: Job, plan: Plan) -> list[_Known]:
+async def _known(job: Job, plan: Plan, closing: TaskGroup) -> list[_Known]:
     """The steps that the cache has: by either of their keys, as a build finds them."""
-    inputs = Inputs(job)
+    inputs = Inputs(job, closing)
     keys = Keys(plan, job, inputs)
     states = {SCRATCH: State(())}
     for image in plan.images:

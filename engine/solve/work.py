@@ -50,7 +50,7 @@ class PlanWork:
         self._job = job
         self._text = text
         self._prefix = prefix
-        self._inputs = Inputs(job)
+        self._inputs = Inputs(job, closing)
         self._keys = Keys(plan, job, self._inputs)
         self._hits: dict[str, Hit] = {}
         self._plan = plan
@@ -62,17 +62,22 @@ class PlanWork:
         self.ran = 0
         self._unread: dict[str, CopyOp] = {}
         """Copies of files of a context that will not be found, so that they are made before their files are read for the key."""
+        self._unknown: set[str] = set()
+        """Those copies and all that comes of them: their definitions are known when the copies are made, and cannot be found."""
         for step in plan.steps:
+            if any(need in self._unknown for need in step.needs):
+                self._unknown.add(step.id)
             op = _copy_of_context(step)
             if op is not None and (step.no_cache or not job.cache.may_have("COPY")):
                 self._unread[step.id] = op
+                self._unknown.add(step.id)
                 self._inputs.expect(op)
 
     async def probe(self, node: Node) -> FoundRecord | None:
         """A step's record by its definition. Images are never found: resolving them is what gives their definition."""
         if isinstance(node, ImageSource):
             return None
-        if node.no_cache or node.id in self._unread:
+        if node.no_cache or node.id in self._unknown:
             self._bases.missed(node)
             return None
         try:

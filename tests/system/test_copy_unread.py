@@ -127,6 +127,15 @@ async def test_processes_that_begin_with_nothing_make_equal_copies_once(base: st
     assert ran(texts) == 6, "two steps for each of three different contexts"
 
 
+async def test_what_a_stage_makes_of_an_unread_copy_is_made_when_it_is_wanted(base: str, engine: Engine, memory: Path) -> None:
+    context = many(memory / "app", base)
+    (context / "Dockerfile").write_text(f"FROM {base} AS a\nCOPY tree /tree\nRUN ls /tree > /list\n"
+                                        f"FROM {base} AS unused\nCOPY tree/d1 /d1\n"
+                                        f"FROM {base} AS b\nRUN true\nCOPY --from=a /list /list\n")  # fmt: skip
+    assert (await engine.build(request(context))).ran == 4
+    assert (await engine.build(request(context))).ran == 0
+
+
 async def test_the_same_copy_in_two_stages_is_made_once(base: str, engine: Engine, memory: Path) -> None:
     context = many(memory / "app", base)
     (context / "Dockerfile").write_text(f"FROM {base} AS a\nCOPY tree /tree\nRUN ls /tree > /list\n"
