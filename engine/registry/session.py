@@ -7,23 +7,22 @@ made. HTTP/1.1 it is on purpose: a blob over one HTTP/2 stream is slower.
 from __future__ import annotations
 
 import errno
-import os
-import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from io import FileIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio import to_thread
 from yarl import URL
 
-from engine.errors import RegistryError, UsageError
+from engine.errors import RegistryError
+from engine.registry import failures
 from engine.registry.aio import aiohttp
 from engine.registry.exchange import FilePart, Request, Timeouts
 from engine.registry.retry import TransientError
-from engine.registry.rules import Headers, clean, origin, proxy_for
+from engine.registry.rules import Headers, clean, proxy_for
+from engine.registry.tls import Contexts
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
@@ -50,8 +49,7 @@ class Response:
         async for part in self.parts():
             size += len(part)
             if size > limit:
-                raise RegistryError(f"registry {self._request.registry} sent more than {limit} bytes ({self._request.what})",
-                                    status=self.status)
+                raise failures.too_long(self._request, limit, self.status)
             parts.append(part)
         return b"".join(parts)
 
@@ -88,11 +86,10 @@ class Response:
 class Session:
     """The connections of one client; made inside the event loop."""
 
-    def __init__(self, user_agent: str, ca_file: Path | None, timeouts: Timeouts, environment: Mapping[str, str]) -> None:
-        self._ca_file = ca_file
+    def __init__(self, user_agent: str, contexts: Contexts, timeouts: Timeouts, environment: Mapping[str, str]) -> None:
+        self._contexts = contexts
         self._timeouts = timeouts
         self._environment = environment
-        self._contexts: dict[bool, ssl.SSLContext] = {}
         self._client = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ttl_dns_cache=60),
             auto_decompress=False, read_bufsize=RECEIVE_BUFFER, cookie_jar=aiohttp.DummyCookieJar(),
@@ -108,24 +105,12 @@ class Session:
         try:
             raw = await self._client.request(
                 request.method, url, data=body, headers=request.headers, allow_redirects=False,
-                ssl=self._context(request.verify) if url.scheme == "https" else True,
+                ssl=self._contexts.get(request.verify) if url.scheme == "https" else True,
                 proxy=proxy_for(request.url, self._environment),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=waits.connect, sock_read=idle))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise explain(error, request) from error
         return Response(raw, request)
-
-    def _context(self, verify: bool) -> ssl.SSLContext:
-        context = self._contexts.get(verify)
-        if context is None:
-            context = ssl.create_default_context() if verify else ssl._create_unverified_context()
-            if verify and self._ca_file:
-                try:
-                    context.load_verify_locations(cafile=self._ca_file)
-                except (OSError, ssl.SSLError) as error:
-                    raise UsageError(f"cannot read certificates from {self._ca_file}: {error.strerror or error}") from error
-            self._contexts[verify] = context
-        return context
 
     async def aclose(self) -> None:
         """Closes all connections."""
@@ -168,38 +153,25 @@ def _open(part: FilePart) -> FileIO:
 
 def explain(error: Exception, request: Request) -> RegistryError:
     """The error for people that a failed exchange stands for: `TransientError` when it may pass."""
-    host = origin(request.url)[1]
-    place = f"registry {request.registry}"
-    if host not in (request.registry, f"registry-1.{request.registry}"):
-        place = f"{host} (for {place})"
-    tail = f" ({request.what})"
     if isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError)):
         cause = error.certificate_error if isinstance(error, aiohttp.ClientConnectorCertificateError) else error
-        reason = getattr(cause, "verify_message", "") or str(cause)
-        return RegistryError(f"the TLS certificate of {place} is not trusted: {clean(reason)}{tail}",
-                             hint=f"trust the authority that issued it, or use --insecure-registry {request.registry}")
+        return failures.untrusted(request, getattr(cause, "verify_message", "") or str(cause))
     if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
-        reason = getattr(getattr(error, "os_error", error), "reason", None) or str(error)
-        words = clean(str(reason)).replace("_", " ").lower()
-        hint = f"if it speaks http only, use --insecure-registry {request.registry}" if "version number" in words or (
-            "record layer" in words or "unexpected eof" in words) else None
-        return RegistryError(f"no TLS connection to {place}: {words}{tail}", hint=hint)
+        return failures.no_tls(request, str(getattr(getattr(error, "os_error", error), "reason", None) or error))
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        passing = error.os_error.errno == socket.EAI_AGAIN
-        message = f"cannot reach {place}: its name cannot be found ({_words(error.os_error)}){tail}"
-        return TransientError(message, reached=False) if passing else RegistryError(message)
+        return failures.no_name(request, error.os_error)
     if isinstance(error, aiohttp.ClientConnectorError):
         via = "the proxy of " if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
-        return TransientError(f"cannot reach {via}{place}: {_words(error.os_error)}{tail}", reached=False)
+        return failures.unreachable(request, error.os_error, via)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return TransientError(f"cannot reach {place}: no connection in time{tail}", reached=False)
+        return failures.too_slow(request)
     if isinstance(error, (aiohttp.InvalidURL, ValueError)):
-        return RegistryError(f"{place} cannot be asked: {clean(str(error))}{tail}")
+        return failures.not_asked(request, error)
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        return RegistryError(f"the proxy refuses to connect to {place}: status {error.status}{tail}", status=error.status)
+        return failures.refused_by_proxy(request, error.status)
     if isinstance(error, aiohttp.ClientResponseError):
-        return RegistryError(f"{place} does not speak HTTP: {clean(error.message, 100)}{tail}")
-    return TransientError(f"the connection to {place} broke: {_break(error)}{tail}")
+        return failures.no_http(request, error.message)
+    return failures.broken(request, _break(error))
 
 
 def _break(error: Exception) -> str:
@@ -211,13 +183,7 @@ def _break(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the answer ended too early"
     if isinstance(error, OSError) and error.errno:
-        return _words(error)
+        return failures.words(error)
     if isinstance(cause, OSError) and cause.errno:
-        return _words(cause)
+        return failures.words(cause)
     return clean(str(error), 120) or type(error).__name__
-
-
-def _words(error: OSError) -> str:
-    if isinstance(error, socket.gaierror) or not error.errno:
-        return clean(error.strerror or str(error)).lower()
-    return os.strerror(error.errno).lower()

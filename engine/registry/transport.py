@@ -32,6 +32,7 @@ from engine.registry.rules import (
     refusal,
     speaks_tls,
 )
+from engine.registry.tls import Contexts
 
 if TYPE_CHECKING:
     from engine.registry.session import Response, Session
@@ -73,7 +74,7 @@ class Transport:
         self.patience = patience
         self._insecure = insecure
         self._timeouts = timeouts
-        self._ca_file = ca_file
+        self._contexts = Contexts(ca_file)
         self._user_agent = user_agent
         self._environment = environment
         self._auth = Authenticator(credentials, self._ask_tokens, clock, lambda registry: self._settled.get(registry))
@@ -235,7 +236,7 @@ class Transport:
             async with self._opening:
                 if self._session is None:
                     module = await to_thread.run_sync(_import_session)
-                    self._session = module(self._user_agent, self._ca_file, self._timeouts, self._environment)
+                    self._session = module(self._user_agent, self._contexts, self._timeouts, self._environment)
         return self._session
 
 
