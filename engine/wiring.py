@@ -165,7 +165,7 @@ class Wiring:
                        sources=sources, target=target, clock=self._clock)  # fmt: skip
 
     def registry(self) -> Registry:
-        """The registry client, made (and aiohttp imported) when it is first needed."""
+        """The registry client, made when it is first needed."""
         if self._registry is None:
             from engine.registry.client import RegistryClient
             from engine.registry.credentials import Credentials

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from msgspec import Struct, field
 
@@ -31,7 +32,8 @@ class FilePart:
 
 
 class Request(Struct, frozen=True):
-    """An HTTP request. `registry` and `what` name it in errors; `verify` is whether the certificate must be good."""
+    """An HTTP request. `registry` and `what` name it in errors; `verify` is whether the certificate must be good. `most` is how
+    many bytes of the answer's body are wanted, where that is known: it is then read no further."""
 
     method: str
     url: str
@@ -40,6 +42,27 @@ class Request(Struct, frozen=True):
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | FilePart | None = None
     verify: bool = True
+    most: int | None = None
+
+
+class Response(Protocol):
+    """An answer whose body may still be on its way. To be closed, in any case and without waiting, with `close`."""
+
+    status: int
+    headers: Headers
+    url: str
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body; raises `RegistryError` when it is larger than `limit` bytes, `TransientError` when it broke off."""
+
+    async def head(self, limit: int) -> bytes:
+        """The first bytes of the body, up to `limit`, as far as they arrive: for errors."""
+
+    def parts(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, its Content-Encoding left alone (a blob is what is sent, gzip or not)."""
+
+    def close(self) -> None:
+        """Gives the connection back if the body was read to its end, else closes it."""
 
 
 class Answer(Struct, frozen=True):

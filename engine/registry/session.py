@@ -1,7 +1,8 @@
 """One HTTP exchange, over aiohttp: no retries, no redirects, no login, but every failure as an error that says what happened.
 
 The only module of the client that uses aiohttp, which takes a while to import: that is done in a thread when the first request is
-made. HTTP/1.1 it is on purpose: a blob over one HTTP/2 stream is slower.
+made that is long or goes through a proxy (`engine.registry.direct` has the others). HTTP/1.1 it is on purpose: a blob over one
+HTTP/2 stream is slower.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio import to_thread
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from engine.errors import RegistryError
 from engine.image.reference import Reference
@@ -21,7 +22,8 @@ from engine.progress.spans import span
 from engine.registry.auth import Authenticator, Claim
 from engine.registry.challenge import parse_challenges, repository_scope
 from engine.registry.credentials import Credentials
-from engine.registry.exchange import Answer, FilePart, Request, Timeouts
+from engine.registry.direct import DirectSession
+from engine.registry.exchange import Answer, FilePart, Request, Response, Timeouts
 from engine.registry.retry import TRANSIENT_STATUSES, Attempts, Clock, Patience, TransientError
 from engine.registry.rules import (
     ERROR_BODY_LIMIT,
@@ -35,10 +37,11 @@ from engine.registry.rules import (
 from engine.registry.tls import Contexts
 
 if TYPE_CHECKING:
-    from engine.registry.session import Response, Session
+    from engine.registry.session import Session
 
 _REDIRECTS = 5
 _LOGINS = 2
+_TOKEN_LIMIT = 4 * ERROR_BODY_LIMIT
 _SMALL_REQUESTS = 16
 """Requests without a blob that are under way at once."""
 
@@ -46,7 +49,7 @@ _SMALL_REQUESTS = 16
 class Call(Struct, frozen=True):
     """A request to a registry. `url` is a path below the registry's base, or a whole URL that the registry gave.
 
-    An answer whose status is in `expected` is returned, every other one raises. `what` names the request for people.
+    An answer whose status is in `expected` is returned, every other one raises. `most` is as in `Request`.
     """
 
     method: str
@@ -55,6 +58,7 @@ class Call(Struct, frozen=True):
     expected: frozenset[int] = frozenset({200})
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | FilePart | None = None
+    most: int | None = None
 
 
 def claim(reference: Reference, what: str, *actions: str, also_pull: str = "") -> Claim:
@@ -75,6 +79,7 @@ class Transport:
         self._insecure = insecure
         self._timeouts = timeouts
         self._contexts = Contexts(ca_file)
+        self._direct = DirectSession(user_agent, self._contexts, timeouts, environment)
         self._user_agent = user_agent
         self._environment = environment
         self._auth = Authenticator(credentials, self._ask_tokens, clock, lambda registry: self._settled.get(registry))
@@ -94,7 +99,7 @@ class Transport:
         attempts = self.attempts()
         while True:
             try:
-                async with self._small, self.open(call) as response:
+                async with self._small, self.open(replace(call, most=limit)) as response:
                     return Answer(response.status, response.headers, await response.read(limit), response.url)
             except TransientError as error:
                 await attempts.pause(error)
@@ -123,14 +128,15 @@ class Transport:
             return self._settled[registry]
 
     async def prepare(self) -> None:
-        """Opens the session before the first request does."""
+        """Opens the session for long transfers before the first one does."""
         await self._open_session()
 
     async def aclose(self) -> None:
         """Closes the connections; a later request opens new ones."""
         session, self._session = self._session, None
-        if session:
-            with anyio.move_on_after(5, shield=True):
+        with anyio.move_on_after(5, shield=True):
+            await self._direct.aclose()
+            if session:
                 await session.aclose()
 
     async def _logged_in(self, call: Call) -> Response:
@@ -172,14 +178,18 @@ class Transport:
 
     async def _exchange(self, request: Request) -> Response:
         """One exchange. A registry that has answered before is not one that was never there: it may just be starting anew."""
-        session = await self._open_session()
         try:
-            response = await session.send(request)
+            response = await self._send_one(request)
         except TransientError as error:
             error.reached = error.reached or request.registry in self._answered
             raise
         self._answered.add(request.registry)
         return response
+
+    async def _send_one(self, request: Request) -> Response:
+        if self._direct.takes(request):
+            return await self._direct.send(request)
+        return await (await self._open_session()).send(request)
 
     def _verifies(self, host: str) -> bool:
         return endpoints(host, self._insecure)[0].verify
@@ -199,7 +209,7 @@ class Transport:
         failure: RegistryError | None = None
         asking = Claim(registry, "", frozenset(), what)
         for way in ways:
-            call = Call("GET", "/v2/", asking)
+            call = Call("GET", "/v2/", asking, most=ERROR_BODY_LIMIT)
             try:
                 response = await self._exchange(_request(call, f"{way.base}/v2/", {}, way.verify))
             except RegistryError as error:
@@ -221,9 +231,10 @@ class Transport:
         own = self._settled.get(asking.registry)
         host = origin(url)[1]
         verify = own.verify if own and origin(own.base)[1] == host else self._verifies(host)
-        response = await self._exchange(_request(Call(method, url, asking, body=body), url, headers, verify))
+        response = await self._exchange(_request(Call(method, url, asking, body=body, most=_TOKEN_LIMIT), url,
+                                                 headers, verify))
         try:
-            answer = Answer(response.status, response.headers, await response.read(4 * ERROR_BODY_LIMIT), url)
+            answer = Answer(response.status, response.headers, await response.read(_TOKEN_LIMIT), url)
         finally:
             response.close()
         if answer.status in TRANSIENT_STATUSES:
@@ -247,4 +258,4 @@ def _import_session() -> type[Session]:
 
 
 def _request(call: Call, url: str, headers: Mapping[str, str], verify: bool) -> Request:
-    return Request(call.method, url, call.claim.registry, call.claim.what, headers, call.body, verify)
+    return Request(call.method, url, call.claim.registry, call.claim.what, headers, call.body, verify, call.most)

@@ -20,6 +20,8 @@ from engine.registry.server.server import RegistryServer
 from tests.contract.registries import RunningRegistry
 from tests.contract.registry_fixtures.clients import connected, login, make_blob, pull
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 
 @pytest.fixture(params=["docker-registry", "embedded"])
 async def reference(request: pytest.FixtureRequest, repository: str, tmp_path: Path) -> AsyncIterator[Reference]:

@@ -22,6 +22,8 @@ from engine.registry.server.server import RegistryServer
 from engine.registry.server.transfer import Exchange
 from tests.contract.registry_fixtures.clients import Clock, connected, make_blob, pull
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 UPLOADS = ".*/blobs/uploads/.*"
 BLOBS = ".*/blobs/sha256:.*"
 MIB = 1 << 20

@@ -1,0 +1,165 @@
+"""How answers are read: whole or byte by byte, and whatever a server sends."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.registry.http1 import HEAD_LIMIT, EarlyEndError, NoHttpError, Reader, can_ask_for, head
+
+
+class Wire:
+    """Gives bytes in pieces of a size, and then the end."""
+
+    def __init__(self, data: bytes, size: int) -> None:
+        self.left, self.size = data, size
+
+    async def receive(self) -> bytes:
+        part, self.left = self.left[: self.size], self.left[self.size :]
+        return part
+
+
+class Endless:
+    """Gives the same bytes for ever, after some others."""
+
+    def __init__(self, first: bytes, again: bytes) -> None:
+        self.next, self.again, self.given = first, again, 0
+
+    async def receive(self) -> bytes:
+        part, self.next = self.next, self.again
+        self.given += len(part)
+        return part
+
+
+async def read(data: bytes, method: str = "GET", most: int = 1000, size: int = 1 << 20) -> tuple[int, bytes, bool]:
+    reader = Reader(Wire(data, size).receive)
+    status, _ = await reader.head(method)
+    reusable = await reader.body(most)
+    return status, bytes(reader.content), reusable
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1 << 20])
+@pytest.mark.parametrize(("data", "expected"), [
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", (200, b"hello", True)),
+    (b"HTTP/1.1 200\r\nContent-Length:5\r\n\r\nhello", (200, b"hello", True)),
+    (b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello", (200, b"hello", True)),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello", (200, b"hello", True)),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: Close\r\n\r\nhello", (200, b"hello", False)),
+    (b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello", (200, b"hello", False)),
+    (b"HTTP/1.1 200 OK\r\n\r\nhello to the end", (200, b"hello to the end", False)),
+    (b"HTTP/1.1 204 No Content\r\n\r\n", (204, b"", True)),
+    (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", (304, b"", True)),
+    (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n",
+     (201, b"", True)),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\nTrailer: x\r\n\r\n", (200, b"hello", True)),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", (200, b"", True)),
+])  # fmt: skip
+async def test_an_answer_is_read_however_it_comes(data: bytes, expected: tuple[int, bytes, bool], size: int) -> None:
+    assert await read(data, size=size) == expected
+
+
+async def test_what_follows_an_answer_makes_the_connection_unusable() -> None:
+    assert await read(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\n") == (200, b"hello", False)
+
+
+async def test_the_answer_to_head_has_no_body_whatever_its_length() -> None:
+    for length in (b"Content-Length: 5000", b"Transfer-Encoding: chunked"):
+        assert await read(b"HTTP/1.1 200 OK\r\n" + length + b"\r\n\r\n", "HEAD") == (200, b"", True)
+
+
+async def test_headers_keep_their_values() -> None:
+    data = "HTTP/1.1 401 No\r\nWWW-Authenticate: Basic\r\nwww-authenticate:  Bearer realm=\"ä:b\" \r\nEmpty:\r\n\r\n".encode()
+    _, headers = await Reader(Wire(data, 3).receive).head("GET")
+    assert headers.all("WWW-Authenticate") == ("Basic", 'Bearer realm="ä:b"')
+    assert headers.all("empty") == ("",)
+
+
+@pytest.mark.parametrize("data", [
+    b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+    b"\x15\x03\x01\x00\x02\x02\x16\n",
+    b"HTTP/2 200\r\n\r\n",
+    b"HTTP/1.1 2000 OK\r\n\r\n",
+    b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length : 5\r\n\r\nhello",
+    b"HTTP/1.1 200 OK\r\nA: b\r\n folded\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nhello",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\nhello",
+    b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 30 + b"\r\n\r\nhello",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\r\nhello\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n" + b"A: " + b"b" * HEAD_LIMIT + b"\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * HEAD_LIMIT + b"\r\n",
+])  # fmt: skip
+async def test_what_is_no_answer_or_can_be_read_in_two_ways_is_refused(data: bytes) -> None:
+    for size in (3, 1 << 20):
+        with pytest.raises(NoHttpError):
+            await read(data, size=size)
+
+
+@pytest.mark.parametrize("again", [b"b" * 1000, b"\r\nA: b", b"HTTP/1.1 100 \r\n\r\n"], ids=["line", "lines", "promises"])
+async def test_a_head_without_end_is_not_read_on(again: bytes) -> None:
+    wire = Endless(b"HTTP/1.1 200 OK\r\nA:" if again[:4] != b"HTTP" else again, again)
+    with pytest.raises(NoHttpError):
+        await Reader(wire.receive).head("GET")
+    assert wire.given < 10 * HEAD_LIMIT
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: 1000000000000\r\n\r\n", b"\r\n", b"Transfer-Encoding: chunked\r\n\r\nfffffffff\r\n"],
+                         ids=["length", "end", "chunk"])  # fmt: skip
+async def test_a_body_without_end_is_read_no_further_than_it_is_wanted(head: bytes) -> None:
+    wire = Endless(b"HTTP/1.1 200 OK\r\n" + head, b"x" * 1000)
+    reader = Reader(wire.receive)
+    await reader.head("GET")
+    assert not await reader.body(5000)
+    assert 5000 < len(reader.content) <= 6000 and wire.given < 10_000
+
+
+async def test_trailers_without_end_are_refused() -> None:
+    wire = Endless(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"A: b\r\n")
+    reader = Reader(wire.receive)
+    await reader.head("GET")
+    with pytest.raises(NoHttpError):
+        await reader.body(5000)
+
+
+@pytest.mark.parametrize("data", [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+])  # fmt: skip
+async def test_a_body_that_is_cut_off_is_known_to_be(data: bytes) -> None:
+    reader = Reader(Wire(data, 10).receive)
+    await reader.head("GET")
+    with pytest.raises(EarlyEndError):
+        await reader.body(1000)
+    assert reader.content == b"hello"
+
+
+async def test_an_end_before_the_first_byte_is_told_from_one_after_it() -> None:
+    for data, begun in ((b"", False), (b"HTTP/1.1 200 OK\r\n", True)):
+        with pytest.raises(EarlyEndError) as raised:
+            await read(data)
+        assert raised.value.begun is begun
+
+
+def test_a_request_is_written_as_it_is_read() -> None:
+    assert head("PUT", "/v2/a?b=%2F", "host:5000", {"A": "ä"}, 3) == (
+        "PUT /v2/a?b=%2F HTTP/1.1\r\nHost: host:5000\r\nA: ä\r\nContent-Length: 3\r\n\r\n".encode())  # fmt: skip
+    assert b"Content-Length: 0\r\n" in head("POST", "/", "host", {}, 0)
+    assert b"Content-Length" not in head("GET", "/", "host", {}, 0)
+
+
+@pytest.mark.parametrize("value", ["a\r\nB: c", "a\nb", "a\0b"])
+def test_a_header_cannot_become_two(value: str) -> None:
+    with pytest.raises(ValueError, match="A has a line break"):
+        head("GET", "/", "host", {"A": value}, 0)
+
+
+def test_a_target_is_printable_ascii() -> None:
+    assert can_ask_for("/v2/a%20b?c=d:e")
+    assert not any(can_ask_for(target) for target in ("/a b", "/ä", "/a\r\nB: c", "v2/", "", "/a\n"))
