@@ -26,7 +26,6 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from engine import codec
-from engine.cache import instances
 from engine.cache.flight import FileLocks
 from engine.content import claims
 from engine.content.faults import storing
@@ -133,6 +132,8 @@ class CacheMounts:
         """Measures all instances (part of `engine.content.prune.Holding`)."""
         paths = [str(path) for path in self._instances()]
         if paths:
+            from engine.cache import instances  # here: what unpacks and mounts is for worker processes
+
             self._sizes = dict(zip(paths, await self._workers.call(instances.measure, paths), strict=True))
 
     def items(self) -> Iterable[Item]:
@@ -160,6 +161,8 @@ class CacheMounts:
         """Deletes what is in the trash."""
         paths = [str(path) for path in claims.entries(self._trash)]
         if paths:
+            from engine.cache import instances
+
             await self._workers.call(instances.remove, paths)
 
     async def _take(self, name: str, sharing: set[Sharing], stack: AsyncExitStack,
@@ -192,6 +195,8 @@ class CacheMounts:
         async with self._locks.hold(f"{_lock(path)} new"):
             if path.exists():
                 return
+            from engine.cache import instances
+
             environment = await self._workers.environment()
             origin, source = seed or (None, "")
             beginning = instances.Beginning(spec.mode, spec.uid, spec.gid, origin, source, environment.xattrs)

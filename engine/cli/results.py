@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from engine import codec
@@ -55,6 +54,8 @@ def _publish(path: Path, data: bytes) -> None:
         if path.exists() and not path.is_file():  # a pipe or /dev/stdout: nothing to be renamed over
             path.write_bytes(data)
             return
+        import tempfile
+
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:

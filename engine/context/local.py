@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -161,6 +160,8 @@ class DirectoryContext:
     def _view(self, path: bytes) -> str:
         if not self.tree.ignored_below(path):
             return self._root
+        import tempfile
+
         view = Path(tempfile.mkdtemp(prefix="context-", dir=self._scratch))
         self._owned.append(view)
         copy_visible(self.tree, path, view)

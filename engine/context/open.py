@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import anyio
 import anyio.to_thread
 from msgspec import Struct, field
 
 from engine.context.base import Context, SubtreeContext
-from engine.context.empty import EmptyContext
-from engine.context.git_login import Secrets
 from engine.context.hashing import Hasher
 from engine.context.local import FILE_LIMIT, DirectoryContext
 from engine.context.remote import is_git_context, is_http_url, parse_git_url
@@ -23,6 +20,9 @@ from engine.context.view import remove_tree
 from engine.dockerfile.ignore import IgnoreMatcher, parse_patterns
 from engine.errors import ContextError
 from engine.layer.base import FileTree, Subtree
+
+if TYPE_CHECKING:
+    from engine.context.git_login import Secrets
 
 
 class ContextOptions(Struct, frozen=True):
@@ -83,11 +83,18 @@ def _read_rules(data: bytes) -> IgnoreMatcher:
     return IgnoreMatcher(parse_patterns(data))
 
 
+def _own(prefix: str, options: ContextOptions) -> Path:
+    """A new directory for one context."""
+    import tempfile
+
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=options.scratch))
+
+
 async def _git(spec: str, options: ContextOptions) -> Context:
     from engine.context.git import checkout
 
     url = parse_git_url(spec)
-    own = Path(tempfile.mkdtemp(prefix="git-", dir=options.scratch))
+    own = _own("git-", options)
     try:
         found = await checkout(url, own, keep_git_dir=options.keep_git_dir, environment=options.environment,
                                secrets=options.secrets)
@@ -102,13 +109,15 @@ async def _in_scratch(spec: str, options: ContextOptions) -> Context:
     """A tar, or a Dockerfile alone, that has to be looked at to know which."""
     from engine.context.archive import ArchiveContext, open_archive
 
-    own = Path(tempfile.mkdtemp(prefix="context-", dir=options.scratch))
+    own = _own("context-", options)
     try:
         path = await _get(spec, own, options)
         tree = await anyio.to_thread.run_sync(open_archive, path, own)
         if tree is not None:
             return ArchiveContext(tree, options.scratch, [own])
         if spec == "-" or is_http_url(spec):
+            from engine.context.empty import EmptyContext
+
             context = EmptyContext(_text(path, spec))
             await anyio.to_thread.run_sync(remove_tree, own)
             return context
@@ -151,7 +160,7 @@ def _text(path: Path, spec: str) -> bytes:
 async def _fetch_small(url: str, options: ContextOptions) -> bytes:
     from engine.context.http import download
 
-    own = Path(tempfile.mkdtemp(prefix="dockerfile-", dir=options.scratch))
+    own = _own("dockerfile-", options)
     try:
         return _text((await download(url, own, environment=options.environment)).path, url)
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from engine.content.base import ContentStore
 from engine.errors import UsageError
@@ -14,10 +14,12 @@ from engine.layer.base import Layer
 from engine.layer.index import Index
 from engine.output.base import Output
 from engine.output.blobs import Fetch, Progress
-from engine.output.place import Place
 from engine.plan.scope import is_indexed
 from engine.registry.base import Registry
 from engine.request import BuildRequest, OutputRequest
+
+if TYPE_CHECKING:
+    from engine.output.place import Place
 
 
 class Blobs(Protocol):
@@ -113,6 +115,8 @@ def _fetch(blobs: Blobs) -> Fetch:
 
 
 def _place(output: OutputRequest, stdout: BinaryIO | None) -> Place:
+    from engine.output.place import Place
+
     if output.destination is not None and output.destination != Path("-"):
         return Place(output.destination, output.archive)
     if not output.archive or output.kind == "local":

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 import anyio
@@ -59,7 +57,9 @@ class SystemClock:
         return time.time()
 
     def random(self) -> float:
-        return random.random()
+        from random import random  # here, as below: most builds need neither
+
+        return random()
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
@@ -119,6 +119,8 @@ def parse_retry_after(value: str, wall: float) -> float | None:
     value = value.strip()
     if value.isascii() and value.isdigit():
         return float(min(int(value[:9]), 10**8))
+    from email.utils import parsedate_to_datetime
+
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - wall)
     except (ValueError, TypeError, OverflowError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 from urllib.parse import SplitResult, quote, urljoin, urlsplit, urlunsplit
 
 from msgspec import Struct
@@ -215,6 +214,8 @@ def refusal(registry: str, what: str, status: int, headers: Headers, body: bytes
         return NotFoundError(f"registry {registry}: not found ({what}){tail}", status=status)
     if status in (401, 403):
         return AuthError(f"registry {registry} denies access ({what}){tail}", status=status, hint=login_hint(registry))
+    from http import HTTPStatus
+
     try:
         phrase = HTTPStatus(status).phrase.lower()
     except ValueError:

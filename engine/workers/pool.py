@@ -7,19 +7,19 @@ from contextlib import suppress
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
 from engine.errors import IsolationError, StorageError
 from engine.isolate.base import Environment, RunOutcome, RunSpec
-from engine.isolate.probe import Wishes
 from engine.progress.spans import span
 from engine.settings import Settings
 from engine.workers.base import OutputSink
-from engine.workers.channel import Channel
-from engine.workers.server import Server
-from engine.workers.streams import RunStreams
+
+if TYPE_CHECKING:  # a build whose steps are all known starts no process
+    from engine.workers.channel import Channel
+    from engine.workers.server import Server
 
 T = TypeVar("T")
 
@@ -31,6 +31,8 @@ class _Worker:
     """One worker process: its socket and process id."""
 
     def __init__(self) -> None:
+        from engine.workers.channel import Channel
+
         self.channel = Channel()
         self.pid = 0
 
@@ -95,6 +97,8 @@ class WorkerPool:
         if environment.isolation is None:
             raise IsolationError("RUN is not possible here: " + "; ".join(environment.reasons))
         server = await self._started()
+        from engine.workers.streams import RunStreams
+
         with RunStreams(spec.stdin) as streams:
             pid = await server.request(("run", spec), streams.theirs)
             try:
@@ -139,6 +143,9 @@ class WorkerPool:
                 if self._closed:
                     raise RuntimeError("the pool is closed")
                 if self._server is None:
+                    from engine.isolate.probe import Wishes
+                    from engine.workers.server import Server
+
                     self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
                     wishes = Wishes(self._settings.isolation, self._settings.snapshots, str(self._scratch))
                     with span("workers", "start of the fork server"):

@@ -6,7 +6,6 @@ not look into directories that are symlinks, and need not match anything. What i
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -91,6 +90,8 @@ def missing(tree: FileTree, path: bytes) -> CopyError:
         hint = f"it is a symlink to {entry.link.decode('utf-8', 'backslashreplace')}, which is not there"
     else:
         names = [child.decode("utf-8", "backslashreplace") for child in tree.children(parent(path))]
+        import difflib
+
         close = difflib.get_close_matches(name(path).decode("utf-8", "backslashreplace"), names[:2000], n=1)
         if close:
             hint = f"did you mean {close[0]}?"
