@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from msgspec import Struct, field
 
@@ -13,6 +12,7 @@ from engine.image.digest import Digest
 from engine.image.platform import Platform
 from engine.image.reference import Reference
 from engine.settings import Compression
+from engine.values import Value
 
 OutputKind = Literal["registry", "oci", "docker", "tar", "local"]
 
@@ -28,13 +28,14 @@ class OutputRequest(Struct, frozen=True):
     options: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SecretSource:
+class SecretSource(Value, frozen=True):
     """A secret's value: a file, or a value given in memory."""
+
+    UNSHOWN: ClassVar = frozenset({"value"})
 
     id: str
     file: Path | None = None
-    value: bytes | None = dataclasses.field(default=None, repr=False)
+    value: bytes | None = None
 
 
 class SshSource(Struct, frozen=True):
@@ -103,16 +104,17 @@ class BuildRequest(Struct, frozen=True):
     """Say of each step where its result was found, or why it was not."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class BuildResult:
+class BuildResult(Value, frozen=True):
     """`digest` names the image's manifest, or the index when several platforms were built. `image_id` is the config's digest
     (of the first platform). `cached` and `ran` count layer steps."""
+
+    UNSHOWN: ClassVar = frozenset({"manifest"})
 
     digest: Digest
     image_id: Digest
     media_type: str
     size: int
-    manifest: bytes = dataclasses.field(repr=False)
+    manifest: bytes
     names: tuple[str, ...] = ()
     cached: int = 0
     ran: int = 0

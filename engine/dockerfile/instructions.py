@@ -5,11 +5,12 @@ Every instruction has a `location` (lines), and the `text` it was written as (co
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import ClassVar
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from engine.errors import Location
+from engine.values import Value
 
 _NOWHERE = Location(0, 0)
 
@@ -200,11 +201,12 @@ class Warning_(Struct, frozen=True):
     location: Location
 
 
-@dataclass(frozen=True, slots=True)
-class Dockerfile:
+class Dockerfile(Value, frozen=True):
     """A parsed Dockerfile. `global_args` are the ARGs before the first FROM; `directives` has lower-case names."""
 
-    text: str = field(repr=False)
+    UNSHOWN: ClassVar = frozenset({"text"})
+
+    text: str
     global_args: tuple[Arg, ...]
     stages: tuple[StageBlock, ...]
     directives: dict[str, str] = field(default_factory=dict)

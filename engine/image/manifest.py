@@ -6,8 +6,9 @@ The raw bytes travel with what was parsed from them: a digest is of bytes, never
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
+
+from msgspec import field
 
 from engine import codec
 from engine.errors import ContentError, PlatformError
@@ -24,16 +25,18 @@ from engine.image.descriptor import (
 )
 from engine.image.digest import Digest
 from engine.image.platform import Platform
+from engine.values import Value
 
 MAX_MANIFEST_SIZE = 8 << 20
 """Bytes; the limit registries keep to is 4 MiB, and a manifest is held in memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Value, frozen=True):
     """One image (or artifact): a config and layers."""
 
-    raw: bytes = field(repr=False)
+    UNSHOWN: ClassVar = frozenset({"raw"})
+
+    raw: bytes
     media_type: str
     config: Descriptor
     layers: tuple[Descriptor, ...]
@@ -47,11 +50,12 @@ class Manifest:
         return Descriptor(self.media_type, Digest.of(self.raw), len(self.raw), artifact_type=self.artifact_type)
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
+class Index(Value, frozen=True):
     """Several manifests, usually one for each platform."""
 
-    raw: bytes = field(repr=False)
+    UNSHOWN: ClassVar = frozenset({"raw"})
+
+    raw: bytes
     media_type: str
     manifests: tuple[Descriptor, ...]
     annotations: Mapping[str, str] = field(default_factory=dict)

@@ -7,7 +7,7 @@ it reads from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import ClassVar
 
 from msgspec import Struct
 
@@ -17,6 +17,7 @@ from engine.errors import Location
 from engine.image.config import ImageConfig
 from engine.image.platform import Platform
 from engine.image.reference import Reference
+from engine.values import Value
 
 StateId = str
 SCRATCH: StateId = "scratch"
@@ -37,9 +38,10 @@ class MountInput(Struct, frozen=True):
     source: Source | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RunOp:
+class RunOp(Value, frozen=True):
     """A process. `env` is what the Dockerfile makes visible; `proxies` are added when it runs and never enter a key."""
+
+    UNCOMPARED: ClassVar = frozenset({"proxies"})
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
@@ -47,7 +49,7 @@ class RunOp:
     user: str
     mounts: tuple[MountInput, ...] = ()
     network: str = "default"
-    proxies: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    proxies: tuple[tuple[str, str], ...] = ()
     script: str | None = None
     """The body of a heredoc that is executed as a file, having a `#!` line; the last word of `argv` is its path."""
     hostname: str = "buildkitsandbox"
@@ -82,16 +84,17 @@ class WorkdirOp(Struct, frozen=True):
 Op = RunOp | CopyOp | WorkdirOp
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Value, frozen=True):
     """One instruction that makes a layer."""
+
+    UNCOMPARED: ClassVar = frozenset({"location"})
 
     id: StateId
     name: str
     op: Op
     parent: StateId
     platform: Platform
-    location: Location = field(default=_NOWHERE, compare=False)
+    location: Location = _NOWHERE
     no_cache: bool = False
 
     @property

@@ -7,7 +7,6 @@ still missing, and when there are none, `make_plan` makes the plan.
 
 from __future__ import annotations
 
-import dataclasses
 import posixpath
 import re
 from collections.abc import Mapping
@@ -185,5 +184,5 @@ def _named(steps: list[Step], graph: StageGraph, stages: Mapping[int, Stage]) ->
         index, _, number = step.id.partition(".")
         stage = stages[int(index)]
         prefix = f"{stage.name} " if len(stages) > 1 else ""
-        out.append(dataclasses.replace(step, name=f"[{prefix}{int(number) + 1}/{len(stage.steps) + 1}] {_title(step)}"))
+        out.append(replace(step, name=f"[{prefix}{int(number) + 1}/{len(stage.steps) + 1}] {_title(step)}"))
     return tuple(out)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
 from urllib.parse import quote
 
 from msgspec import Struct, field
 
 from engine import codec
+from engine.values import Value
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_SCHEME = re.compile(rf"\s*,*\s*({_TOKEN})(?=[\s,]|$)\s*")
-_PARAMETER = re.compile(rf'\s*,*\s*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}(?:[/:=?&@]+{_TOKEN})*))\s*(?=,|$)')
-_TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*\s*(?=,|$)")
+_SCHEME = rf"\s*,*\s*({_TOKEN})(?=[\s,]|$)\s*"
+_PARAMETER = rf'\s*,*\s*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}(?:[/:=?&@]+{_TOKEN})*))\s*(?=,|$)'
+_TOKEN68 = r"[A-Za-z0-9._~+/-]+=*\s*(?=,|$)"
 _HEADER_LIMIT = 16 << 10
 
 
@@ -30,26 +31,28 @@ class Challenge(Struct, frozen=True):
         return frozenset(self.parameters.get("scope", "").split())
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Token:
+class Token(Value, frozen=True):
     """A bearer token, good until `expires` (on the client's forward-going clock)."""
 
-    value: str = dataclasses.field(repr=False)
+    UNSHOWN: ClassVar = frozenset({"value"})
+
+    value: str
     expires: float
 
 
 def parse_challenges(headers: Iterable[str]) -> tuple[Challenge, ...]:
     """The challenges of WWW-Authenticate headers, in order. What cannot be read ends its header, without an error."""
+    scheme_pattern, pair_pattern, token68_pattern = re.compile(_SCHEME), re.compile(_PARAMETER), re.compile(_TOKEN68)
     found: list[Challenge] = []
     for header in headers:
         text, at = header[:_HEADER_LIMIT], 0
-        while match := _SCHEME.match(text, at):
+        while match := scheme_pattern.match(text, at):
             scheme, at, parameters = match[1].lower(), match.end(), {}
-            while parameter := _PARAMETER.match(text, at):
+            while parameter := pair_pattern.match(text, at):
                 raw = parameter[2]
                 parameters[parameter[1].lower()] = re.sub(r"\\(.)", r"\1", raw) if raw is not None else parameter[3]
                 at = parameter.end()
-            if not parameters and (blob := _TOKEN68.match(text, at)):
+            if not parameters and (blob := token68_pattern.match(text, at)):
                 at = blob.end()
             found.append(Challenge(scheme, parameters))
     return tuple(found)

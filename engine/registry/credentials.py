@@ -14,7 +14,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from typing import ClassVar
 
 import anyio
 
@@ -22,6 +22,7 @@ from engine import codec
 from engine.errors import AuthError
 from engine.image.reference import DOCKER_HUB
 from engine.registry.rules import clean
+from engine.values import Value
 
 _HUB_KEY = "https://index.docker.io/v1/"
 _HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
@@ -30,16 +31,18 @@ _NOT_FOUND = ("credentials not found", "not found in native keychain")
 _IDENTITY_USER = "<token>"
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
+class Credential(Value, frozen=True):
     """A user and password, an identity token (to be exchanged for bearer tokens), or a registry token (a bearer token itself).
     `source` says where it comes from."""
 
+    UNSHOWN: ClassVar = frozenset({"password", "identity_token", "registry_token"})
+    UNCOMPARED: ClassVar = frozenset({"source"})
+
     username: str = ""
-    password: str = field(default="", repr=False)
-    identity_token: str = field(default="", repr=False)
-    registry_token: str = field(default="", repr=False)
-    source: str = field(default="", compare=False)
+    password: str = ""
+    identity_token: str = ""
+    registry_token: str = ""
+    source: str = ""
 
     def basic(self) -> str:
         """The Authorization header of the Basic scheme."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from msgspec import Struct, field
 
 from engine.registry.rules import Headers
+from engine.values import Value
 
 
 class Timeouts(Struct, frozen=True):
@@ -21,14 +21,15 @@ class Timeouts(Struct, frozen=True):
     answer: float = 300.0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class FilePart:
+class FilePart(Value, frozen=True):
     """A part of a file as a request's body. `moved` is told how many of its bytes have been sent so far."""
+
+    UNCOMPARED: ClassVar = frozenset({"moved"})
 
     path: Path
     offset: int
     length: int
-    moved: Callable[[int], None] = dataclasses.field(default=lambda _: None, compare=False)
+    moved: Callable[[int], None] = lambda _: None
 
 
 class Request(Struct, frozen=True):

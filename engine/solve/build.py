@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform as machine
 from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 from anyio.abc import TaskGroup
 from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.context.base import Context
 from engine.dockerfile.directives import parse_check
@@ -146,7 +146,7 @@ def _configured(dockerfile: Dockerfile, request: BuildRequest) -> Dockerfile:
             parse_check(checks)
     except DockerfileError as error:
         raise UsageError(f"failed to parse build-arg:BUILDKIT_DOCKERFILE_CHECK: {error.message}", hint=error.hint) from None
-    return dataclasses.replace(dockerfile, directives={**dockerfile.directives, "check": checks})
+    return replace(dockerfile, directives={**dockerfile.directives, "check": checks})
 
 
 def graph_inputs(request: BuildRequest, host: Platform, target: Platform) -> GraphInputs:

@@ -6,10 +6,12 @@ directories keep no set-id bit that `=` takes away; `t` goes with any class but 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
+
+from msgspec import field
 
 from engine.errors import CopyError
+from engine.values import Value
 
 _SET_ID = 0o6000
 _STICKY = 0o1000
@@ -30,13 +32,15 @@ class _Step(NamedTuple):
     operator: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Mode:
+class Mode(Value, frozen=True):
     """A parsed `--chmod`. `octal` is the mode it sets; None for a symbolic one, which depends on the mode before."""
+
+    UNSHOWN: ClassVar = frozenset({"_known"})
+    UNCOMPARED: ClassVar = frozenset({"_known"})
 
     octal: int | None = None
     steps: tuple[_Step, ...] = ()
-    _known: dict[tuple[int, bool], int] = field(default_factory=dict, compare=False, repr=False)
+    _known: dict[tuple[int, bool], int] = field(default_factory=dict)
 
     def apply(self, mode: int, directory: bool) -> int:
         """The twelve bits after the change of a file or directory that has `mode`."""
