@@ -6,12 +6,16 @@ This is the model of a layer alone. Of a symlink in a lower layer it knows nothi
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from engine.errors import ContentError, CopyError
 from engine.layer.entries import Entry, Kind, ancestors
 from engine.layer.resolve import follow
 from engine.layer.tarcodec import OPAQUE, WHITEOUT
-from engine.layer.tarstream import Member
+
+if TYPE_CHECKING:
+    from engine.layer.tarstream import Member
+
 
 _KINDS: dict[int, Kind] = {0x30: "file", 0x31: "hardlink", 0x32: "symlink", 0x33: "char", 0x34: "block", 0x35: "dir", 0x36: "fifo"}
 HARDLINK = 0x31
