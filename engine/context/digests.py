@@ -169,8 +169,8 @@ class DigestStore:
                     return connection
                 if version != 0:
                     raise sqlite3.DatabaseError("another version")
-                connection.execute("pragma journal_mode = wal")
                 connection.execute("pragma synchronous = off")
+                connection.execute("pragma journal_mode = wal")
                 connection.executescript(_SCHEMA + f"pragma user_version = {_VERSION};")
                 return connection
             except sqlite3.OperationalError:
