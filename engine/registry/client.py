@@ -43,7 +43,7 @@ class RegistryClient:
         self._pushes: SingleFlight[bool] = SingleFlight()
 
     async def prepare(self) -> None:
-        """Imports and opens what the first long transfer needs, which takes a while: to be done beside other work. Optional."""
+        """See `Registry.prepare`."""
         await self._transport.prepare()
 
     async def resolve(self, reference: Reference) -> Descriptor:

@@ -19,12 +19,20 @@ from engine.solve.mechanisms import Job
 _WORKED = ((Run, "RUN"), (Copy, "COPY"))
 
 
-async def warm_up(job: Job, dockerfile: Dockerfile) -> None:
-    """Starts the worker processes, if there is a RUN or COPY that will hardly be found."""
+def warm_up(job: Job, dockerfile: Dockerfile, background: TaskGroup) -> None:
+    """Starts the worker processes, if there is a RUN or COPY that will hardly be found; and where no RUN can be found, so that its
+    base is hardly here, prepares for transfers: that is work of this process, which else waits for others and for registries."""
     kinds = {type(each) for stage in dockerfile.stages for each in stage.instructions}
-    if any(kind in kinds and (job.no_cache or not job.cache.may_have(name)) for kind, name in _WORKED):
-        with suppress(EngineError):  # the RUN will meet it again
-            await job.mechanisms.workers.environment()
+    new = {kind for kind, name in _WORKED if kind in kinds and not job.cache.may_have(name)}
+    if new or (job.no_cache and kinds & {kind for kind, _ in _WORKED}):
+        background.start_soon(_start_workers, job)
+    if Run in new:
+        background.start_soon(job.mechanisms.registry().prepare)
+
+
+async def _start_workers(job: Job) -> None:
+    with suppress(EngineError):  # the RUN will meet it again
+        await job.mechanisms.workers.environment()
 
 
 def _looks_below(op: CopyOp) -> bool:

@@ -56,17 +56,13 @@ async def build(job: Job, request: BuildRequest, outputs: Sequence[Output]) -> B
     facts = BaseFacts()
     plans: list[Plan] = []
     try:
-        async with anyio.create_task_group() as ahead:
-            ahead.start_soon(warm_up, job, dockerfile)
+        async with anyio.create_task_group() as background:
+            warm_up(job, dockerfile, background)
             for target in targets:
                 plans.append(await make(job, request, dockerfile, host, target, facts))
-    except BaseExceptionGroup as group:
-        raise _engine_error(group) from None
-    found = lint(dockerfile, base_environments=facts.environments, more=tuple(facts.warnings))
-    report_warnings(dockerfile, job.report, found, warned)
-    job.report.started(sum(len(plan.steps) for plan in plans))
-    try:
-        async with anyio.create_task_group() as background:
+            found = lint(dockerfile, base_environments=facts.environments, more=tuple(facts.warnings))
+            report_warnings(dockerfile, job.report, found, warned)
+            job.report.started(sum(len(plan.steps) for plan in plans))
             near = {tag.registry for tag in request.tags}
             sender = Sender(() if job.cache.is_given(near) else outputs, background)
             images, counts = await _images(job, request, plans, dockerfile.text, sender, background)
