@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
 from engine.errors import SecretError
+from engine.values import Value
 
 Secrets = Callable[[str], bytes | None]
 """A secret's value by its id, None when it was not given. Raises `SecretError`."""
@@ -24,14 +25,15 @@ _SHORTEST = 4
 """Secrets of fewer characters are not looked for in what git says: they would be found everywhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(Value, frozen=True):
     """What git sends along to URLs that begin with `scope`. `origin` says for people where it comes from."""
 
+    UNSHOWN: ClassVar = frozenset({"header", "values"})
+
     scope: str
-    header: str = field(repr=False)
+    header: str
     origin: str
-    values: tuple[str, ...] = field(default=(), repr=False)
+    values: tuple[str, ...] = ()
     """All that must not be shown."""
 
     @property
