@@ -1,35 +1,27 @@
 """One HTTP exchange, over aiohttp: no retries, no redirects, no login, but every failure as an error that says what happened.
 
-The only module of the client that uses aiohttp, which takes a while to import: that is done in a thread when the first request is
-made that is long or goes through a proxy (`engine.registry.direct` has the others). HTTP/1.1 it is on purpose: a blob over one
-HTTP/2 stream is slower.
+With `body`, the only module of the client that uses aiohttp, which takes a while to import: that is done in a thread when the first
+request is made that is long or goes through a proxy (`engine.registry.direct` has the others). HTTP/1.1 it is on purpose: a blob
+over one HTTP/2 stream is slower.
 """
 
 from __future__ import annotations
 
-import errno
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from io import FileIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import anyio
-from anyio import to_thread
 from yarl import URL
 
 from engine.errors import RegistryError
 from engine.registry import failures
 from engine.registry.aio import aiohttp
+from engine.registry.body import FileBody
 from engine.registry.exchange import FilePart, Request, Timeouts
 from engine.registry.retry import TransientError
 from engine.registry.rules import Headers, clean, proxy_for
 from engine.registry.tls import Contexts
 
-if TYPE_CHECKING:
-    from aiohttp.abc import AbstractStreamWriter
-
-SEND_SIZE = 1 << 20
-"""Bytes of a file that are read and handed to the socket at once."""
 RECEIVE_BUFFER = 1 << 20
 """Bytes that may wait to be read before the connection is paused (aiohttp pauses at twice of it)."""
 
@@ -101,7 +93,7 @@ class Session:
         """Sends a request and waits for the head of its answer. Raises `TransientError` or `RegistryError`."""
         waits = self._timeouts
         idle = waits.answer if request.method in ("PUT", "PATCH") else waits.idle
-        body: Any = _FilePayload(request.body, waits.idle) if isinstance(request.body, FilePart) else request.body
+        body: Any = FileBody(request.body, waits.idle) if isinstance(request.body, FilePart) else request.body
         url = URL(request.url, encoded=True)
         try:
             raw = await self._client.request(
@@ -116,40 +108,6 @@ class Session:
     async def aclose(self) -> None:
         """Closes all connections."""
         await self._client.close()
-
-
-class _FilePayload(aiohttp.Payload):
-    """Writes a part of a file; a server that takes nothing for `idle` seconds ends it."""
-
-    _value: FilePart
-
-    def __init__(self, part: FilePart, idle: float) -> None:
-        super().__init__(part)
-        self._size = part.length
-        self._idle = idle
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        # Else aiohttp sends the same again after a broken connection, and an upload session gets the bytes twice.
-        self._consumed = True
-        part, sent = self._value, 0
-        with _open(part) as file:
-            while sent < part.length:
-                data = await to_thread.run_sync(file.read, min(SEND_SIZE, part.length - sent))
-                if not data:
-                    raise OSError(errno.EIO, f"{part.path} became shorter while it was sent")
-                with anyio.fail_after(self._idle):
-                    await writer.write(data)
-                sent += len(data)
-                part.moved(sent)
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        raise TypeError("a file part is not text")
-
-
-def _open(part: FilePart) -> FileIO:
-    file = FileIO(part.path, "rb")
-    file.seek(part.offset)
-    return file
 
 
 def explain(error: Exception, request: Request) -> RegistryError:
