@@ -176,10 +176,13 @@ class BlobSink:
     """Takes a layer's tar in chunks, digests it, compresses it and writes the blob, all at once.
 
     Every chunk but the last has to be `chunk_size` bytes. About ten chunks are in memory, however fast they are given. A context
-    manager: leaving it ends its threads; what an aborted sink has written is the caller's to remove.
+    manager: leaving it ends its threads; what an aborted sink has written is the caller's to remove. `grown` is told, by a
+    thread, how many bytes of the blob have been written.
     """
 
-    def __init__(self, path: str, kind: str, level: int | None = None, *, threads: int | None = None) -> None:
+    def __init__(self, path: str, kind: str, level: int | None = None, *, threads: int | None = None,
+                 grown: Callable[[int], None] = lambda _: None) -> None:
+        self._grown = grown
         self._compressor = open_compressor(kind, level)
         self.chunk_size = self._compressor.size
         self._plain = kind == "none"
@@ -275,6 +278,7 @@ class BlobSink:
             write_all(self._file, data)
         except OSError as error:
             raise storage_error(error, self._path) from error
+        self._grown(self._size)
 
     def __enter__(self) -> BlobSink:
         return self

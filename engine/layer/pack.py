@@ -19,6 +19,7 @@ from engine.layer.base import file_state
 from engine.layer.columns import Columns
 from engine.layer.compress import BlobSink
 from engine.layer.contents import show
+from engine.layer.departing import Signals
 from engine.layer.entries import Change, Entry
 from engine.layer.index import CONSULTED, MOST_CONSULTED, Index, IndexStore, collector_paused
 from engine.layer.tarcodec import END, header_encoder, padding
@@ -87,18 +88,20 @@ def pack(changes: Iterable[Change], *arguments: Any, **options: Any) -> Packed:
 
 
 def pack_changes(changes: Changes, blob_path: str, compression: str = "gzip", level: int | None = None, index_dir: str = "",
-                 clamp_mtime: int | None = None, hash_files: bool = False, *, threads: int | None = None) -> Packed:
+                 clamp_mtime: int | None = None, hash_files: bool = False, signals: str = "", *,
+                 threads: int | None = None) -> Packed:  # fmt: skip
     """Packs changes, in their order, into a layer's blob at `blob_path`. Equal changes give equal bytes. A job for a worker.
 
     Times are cut to whole seconds, as BuildKit's layers have them, and with `clamp_mtime` (nanoseconds) none is later than that.
     With `hash_files` the entries get digests. `compression` and `level` are as for `open_compressor`. With `index_dir` the index is
-    put into the `IndexStore` there, and not returned.
+    put into the `IndexStore` there, and not returned. `signals` is a fifo that is told when the blob has grown.
 
     Raises `ContextError` for a file that is gone, is not as long as its entry says, is not in the state it should be in or, with
     `hash_files`, has not the digest its entry has; `StorageError` when the blob cannot be written. What was written then is the
     caller's to remove.
     """
-    with collector_paused(), BlobSink(blob_path, compression, level, threads=threads) as sink:
+    with (collector_paused(), Signals(signals) as told,
+          BlobSink(blob_path, compression, level, threads=threads, grown=told.grown) as sink):  # fmt: skip
         entries, _ = columns.decode(changes.entries)
         changes.entries = b""
         mtimes = entries.numbers.mtime

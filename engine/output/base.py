@@ -12,6 +12,7 @@ from engine.image.manifest import Index, Manifest
 from engine.image.platform import Platform
 from engine.image.reference import Reference
 from engine.layer.base import Layer
+from engine.registry.base import Growing
 
 
 class BuiltImage(Struct, frozen=True):
@@ -58,3 +59,6 @@ class EagerOutput(Output, Protocol):
     async def ahead(self, layer: Layer) -> None:
         """Makes a layer, which is in the content store and will most likely be one of the image's, be where the image goes. Raises
         as `write` does, which makes up for it."""
+
+    async def along(self, layer: Growing) -> None:
+        """Does as `ahead` with a layer's blob that is still being written, and sends it meanwhile if that can be."""

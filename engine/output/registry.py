@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 
 import anyio
 from msgspec import Struct
@@ -15,7 +15,7 @@ from engine.image.reference import Reference
 from engine.layer.base import Layer
 from engine.output.base import Built
 from engine.output.blobs import Fetch, LayerBlob, Progress, is_here, layers_of, single_error
-from engine.registry.base import Registry
+from engine.registry.base import Growing, Registry
 
 
 class _Target(Struct, frozen=True):
@@ -53,6 +53,20 @@ class RegistryOutput:
             await registry.push_blob(repository, layer.blob, path)
             self._sent.add((repository, layer.blob.digest))
 
+        await self._to_first(send)
+
+    async def along(self, layer: Growing) -> None:
+        """As `ahead`, while the layer is being made."""
+        registry = self._registry()
+
+        async def send(repository: Reference) -> None:
+            blob = await registry.push_growing(repository, layer)
+            if blob:
+                self._sent.add((repository, blob.digest))
+
+        await self._to_first(send)
+
+    async def _to_first(self, send: Callable[[Reference], Coroutine[None, None, None]]) -> None:
         with single_error():
             async with anyio.create_task_group() as group:
                 for target in _targets(self._tags):

@@ -24,6 +24,19 @@ class Fetched(Struct, frozen=True):
     manifest: Manifest | Index
 
 
+class Growing(Protocol):
+    """A blob that is still being written, into a file that only grows."""
+
+    def open(self) -> int:
+        """A descriptor to read the file with, the caller's to close; raises `OSError` when there is no file any more."""
+
+    async def more(self, have: int) -> int:
+        """How many bytes there are. Waits until it is worth while to send those after `have`, or the writing has ended."""
+
+    async def outcome(self) -> tuple[Descriptor, Path] | None:
+        """What has been written, and where it lies for good, when the writing has ended; None when nothing came of it."""
+
+
 class Puller(Protocol):
     """Where images are read from: registries, or OCI layouts."""
 
@@ -63,6 +76,11 @@ class Registry(Protocol):
         """Makes the repository have a blob: asks whether it does, tries to mount it from other repositories of the registry,
         else uploads the file. Returns whether bytes were uploaded. Equal pushes at one time are one. The file need not be there
         unless it comes to an upload; `StorageError` when it is missing then."""
+
+    async def push_growing(self, reference: Reference, growing: Growing) -> Descriptor | None:
+        """Makes the repository have a blob that is still being written: sends what there is of it as it comes, if the registry
+        takes that, and at the end does what is left of `push_blob`. Returns what was written; None, with nothing left at the
+        registry, when nothing came of it. Raises as `push_blob`."""
 
     async def push_manifest(self, reference: Reference, raw: bytes, media_type: str) -> Digest:
         """Puts a manifest under the reference's tag (or by digest); returns its digest."""

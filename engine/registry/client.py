@@ -11,13 +11,14 @@ import anyio
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest
 from engine.image.reference import Reference
-from engine.registry.base import Fetched, Progress
+from engine.registry.base import Fetched, Growing, Progress
 from engine.registry.credentials import Credentials
 from engine.registry.download import download
 from engine.registry.exchange import Timeouts
 from engine.registry.flight import SingleFlight
 from engine.registry.manifests import Manifests
 from engine.registry.retry import Clock, Patience, SystemClock
+from engine.registry.stream import Streams
 from engine.registry.transport import Transport
 from engine.registry.upload import Uploader
 
@@ -39,6 +40,7 @@ class RegistryClient:
                                     environment=environment)
         self._downloads = downloads
         self._uploader = Uploader(self._transport, uploads)
+        self._streams = Streams(self._transport, self._uploader, uploads)
         self._manifests = Manifests(self._transport)
         self._pushes: SingleFlight[bool] = SingleFlight()
 
@@ -70,6 +72,24 @@ class RegistryClient:
             (reference.registry, reference.repository, descriptor.digest),
             lambda: self._uploader.push(reference, descriptor, path, mount_from, report))
         return uploaded and ours
+
+    async def push_growing(self, reference: Reference, growing: Growing) -> Descriptor | None:
+        """See `Registry.push_growing`."""
+        async with self._streams.follow(reference, growing) as stream:
+            written = await growing.outcome()
+            if written is None:
+                return None
+            blob, path = written
+
+            async def finish() -> bool:
+                sent = await stream.finish(blob)
+                if sent is None:
+                    await stream.close()
+                    sent = await self._uploader.push(reference, blob, path, (), lambda _: None)
+                return sent
+
+            await self._pushes.run((reference.registry, reference.repository, blob.digest), finish)
+            return blob
 
     async def push_manifest(self, reference: Reference, raw: bytes, media_type: str) -> Digest:
         """See `Registry.push_manifest`."""

@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from engine.errors import RegistryError
 from engine.registry import failures
-from engine.registry.exchange import FilePart, Request, Timeouts
+from engine.registry.exchange import FilePart, GrowingPart, Request, Timeouts
 from engine.registry.http1 import EarlyEndError, NoHttpError, Reader, can_ask_for, head
 from engine.registry.rules import ERROR_BODY_LIMIT, Headers, origin, proxy_for
 from engine.registry.tls import Contexts
@@ -94,6 +94,8 @@ class DirectSession:
     def takes(self, request: Request) -> bool:
         """Whether a request is short, and can be sent without anything between."""
         body = request.body
+        if isinstance(body, GrowingPart):
+            return False
         length = body.length if isinstance(body, FilePart) else len(body or b"")
         if request.most is None or request.most > LONGEST_ANSWER or length > LONGEST_REQUEST:
             return False
@@ -236,8 +238,9 @@ def _target(url: str) -> str:
 def _body(request: Request) -> bytes:
     """The bytes to send; raises `TransientError` when a file has become shorter."""
     part = request.body
-    if not isinstance(part, FilePart):
+    if part is None or isinstance(part, bytes):
         return part or b""
+    assert isinstance(part, FilePart)  # see `takes`
     try:
         with open(part.path, "rb") as file:
             file.seek(part.offset)

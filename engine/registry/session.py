@@ -17,7 +17,7 @@ from engine.errors import RegistryError
 from engine.registry import failures
 from engine.registry.aio import aiohttp
 from engine.registry.body import FileBody
-from engine.registry.exchange import FilePart, Request, Timeouts
+from engine.registry.exchange import FilePart, GrowingPart, Request, Timeouts
 from engine.registry.retry import TransientError
 from engine.registry.rules import Headers, clean, proxy_for
 from engine.registry.tls import Contexts
@@ -93,7 +93,7 @@ class Session:
         """Sends a request and waits for the head of its answer. Raises `TransientError` or `RegistryError`."""
         waits = self._timeouts
         idle = waits.answer if request.method in ("PUT", "PATCH") else waits.idle
-        body: Any = FileBody(request.body, waits.idle) if isinstance(request.body, FilePart) else request.body
+        body: Any = FileBody(request.body, waits.idle) if isinstance(request.body, (FilePart, GrowingPart)) else request.body
         url = URL(request.url, encoded=True)
         try:
             raw = await self._client.request(

@@ -23,7 +23,7 @@ from engine.registry.auth import Authenticator, Claim
 from engine.registry.challenge import parse_challenges, repository_scope
 from engine.registry.credentials import Credentials
 from engine.registry.direct import DirectSession
-from engine.registry.exchange import Answer, FilePart, Request, Response, Timeouts
+from engine.registry.exchange import Answer, FilePart, GrowingPart, Request, Response, Timeouts
 from engine.registry.retry import TRANSIENT_STATUSES, Attempts, Clock, Patience, TransientError
 from engine.registry.rules import (
     ERROR_BODY_LIMIT,
@@ -57,7 +57,7 @@ class Call(Struct, frozen=True):
     claim: Claim
     expected: frozenset[int] = frozenset({200})
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | FilePart | None = None
+    body: bytes | FilePart | GrowingPart | None = None
     most: int | None = None
 
 

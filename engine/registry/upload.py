@@ -29,10 +29,10 @@ PIECES = (32 << 20, 4 << 20, 1 << 20, 256 << 10)
 """Bytes of a piece, tried from left to right where a whole file is too large a request."""
 
 _HEADWAY = 1 << 20
-_OCTETS = {"Content-Type": "application/octet-stream"}
+OCTET_STREAM = {"Content-Type": "application/octet-stream"}
 _LOST = frozenset({400, 404, 405, 416, 501})
 """What a registry answers on an upload it does not know (any more), or cannot take pieces of."""
-_DONE = frozenset({200, 201, 202, 204})
+DONE = frozenset({200, 201, 202, 204})
 
 
 class _LostError(RegistryError):
@@ -69,10 +69,11 @@ class Uploader:
         Refusals count as no: some registries refuse to say it of a repository that is not there, and the storage that others
         redirect to may sign URLs for GET only. What is refused in earnest is refused again by the next request.
         """
-        rights = ("pull", "push") if pushing else ("pull",)
-        call = Call("HEAD", f"/v2/{reference.repository}/blobs/{digest}",
-                    claim(reference, asked("HEAD", reference, digest), *rights), frozenset({200, 400, 403, 404, 405}))
-        return (await self._transport.fetch(call)).status == 200
+        return (await self._transport.fetch(look(reference, digest, pushing=pushing))).status == 200
+
+    def needs_pieces(self, registry: str) -> bool:
+        """Whether a registry has refused blobs in one piece."""
+        return registry in self._pieces
 
     async def push(self, reference: Reference, descriptor: Descriptor, path: Path, mount_from: Sequence[Reference],
                    progress: Progress) -> bool:
@@ -91,6 +92,13 @@ class Uploader:
         finally:
             self._limiter.release_on_behalf_of(holder)
         return True
+
+
+def look(reference: Reference, digest: Digest, *, pushing: bool) -> Call:
+    """Asks whether a repository has a blob: 200 is yes, see `Uploader.has`."""
+    rights = ("pull", "push") if pushing else ("pull",)
+    return Call("HEAD", f"/v2/{reference.repository}/blobs/{digest}",
+                claim(reference, asked("HEAD", reference, digest), *rights), frozenset({200, 400, 403, 404, 405}))
 
 
 class _Upload:
@@ -161,8 +169,8 @@ class _Upload:
 
     async def _patch(self, session: _Session, length: int) -> _Session:
         end = session.offset + length
-        headers = {**_OCTETS, "Content-Range": f"{session.offset}-{end - 1}"}
-        answer = await self._ask_upload(Call("PATCH", session.url, self._claim, _DONE, headers,
+        headers = {**OCTET_STREAM, "Content-Range": f"{session.offset}-{end - 1}"}
+        answer = await self._ask_upload(Call("PATCH", session.url, self._claim, DONE, headers,
                                              self._part(session.offset, length)))
         have = acknowledged(answer.headers.get("range"))
         have = end if have is None else have
@@ -175,7 +183,7 @@ class _Upload:
     async def _finish(self, session: _Session, part: FilePart | None) -> None:
         digest = self._descriptor.digest
         url = with_query(session.url, "digest", str(digest))
-        answer = await self._ask_upload(Call("PUT", url, self._claim, _DONE, _OCTETS, part))
+        answer = await self._ask_upload(Call("PUT", url, self._claim, DONE, OCTET_STREAM, part))
         if answer.headers.get("docker-content-digest") not in ("", str(digest)):
             raise ContentError(f"{self._reference.name}@{digest}: the registry stored it as "
                                f"{answer.headers.digest()}")
@@ -219,8 +227,8 @@ class _Upload:
 
     async def _resume(self, session: _Session) -> _Session | None:
         """Where the session is now, by the registry's word; None when there is nothing to go on with."""
-        answer = await self._transport.fetch(Call("GET", session.url, self._claim, _DONE | _LOST))
-        have = acknowledged(answer.headers.get("range")) if answer.status in _DONE else None
+        answer = await self._transport.fetch(Call("GET", session.url, self._claim, DONE | _LOST))
+        have = acknowledged(answer.headers.get("range")) if answer.status in DONE else None
         # `0-0` stands for nothing in most registries, for one byte in a few: not worth telling apart.
         if have is None or not 1 < have <= self._descriptor.size:
             return None
@@ -244,8 +252,8 @@ class _Upload:
 
     async def _ask_upload(self, call: Call) -> Answer:
         """A request that carries a part of the blob: once, its refusals sorted."""
-        answer = await self._ask(replace(call, expected=_DONE | _LOST | {413}))
-        if answer.status in _DONE:
+        answer = await self._ask(replace(call, expected=DONE | _LOST | {413}))
+        if answer.status in DONE:
             return answer
         error = refusal(self._reference.registry, self._claim.what, answer.status, answer.headers, answer.body, 0.0)
         kind: type[RegistryError] = _LostError

@@ -3,8 +3,9 @@ are resolved, base images while other steps begin), and finished layers are sent
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
 
 from anyio.abc import TaskGroup
 
@@ -14,7 +15,13 @@ from engine.image.descriptor import Descriptor
 from engine.layer.base import Chain, Layer
 from engine.output.base import EagerOutput, Output
 from engine.plan.base import CopyOp, ImageSource, Plan, RunOp, Step
+from engine.solve.departure import Departure
 from engine.solve.mechanisms import Job
+
+if TYPE_CHECKING:
+    from engine.solve.steps.pack import Depart
+
+T = TypeVar("T")
 
 _WORKED = ((Run, "RUN"), (Copy, "COPY"))
 
@@ -40,21 +47,34 @@ def _looks_below(op: CopyOp) -> bool:
 
 
 class Sender:
-    """Sends layers of the image on their way while later steps run. What fails is not told: the output tries again, and tells."""
+    """Sends layers of the image on their way: large ones while they are packed, others while later steps run. What fails is not
+    told: the output tries again, and tells."""
 
     def __init__(self, outputs: Sequence[Output], background: TaskGroup) -> None:
         self._outputs = [output for output in outputs if isinstance(output, EagerOutput)]
         self._background = background
+        self._departures: list[Departure] = []
+
+    @property
+    def depart(self) -> Depart | None:
+        """Whom to tell of a layer of the image that is about to be packed; None when it need not be told."""
+        return self._depart if self._outputs else None
 
     def send(self, layer: Layer) -> None:
         """A layer has been made."""
+        if all(departure.blob != layer.blob for departure in self._departures):
+            for output in self._outputs:
+                self._background.start_soon(self._try, output.ahead, layer)
+
+    def _depart(self, departure: Departure) -> None:
+        self._departures.append(departure)
         for output in self._outputs:
-            self._background.start_soon(self._send, output, layer)
+            self._background.start_soon(self._try, output.along, departure)
 
     @staticmethod
-    async def _send(output: EagerOutput, layer: Layer) -> None:
+    async def _try(send: Callable[[T], Awaitable[None]], what: T) -> None:
         with suppress(EngineError):
-            await output.ahead(layer)
+            await send(what)
 
 
 class Bases:

@@ -28,6 +28,7 @@ from engine.solve.state import State
 
 if TYPE_CHECKING:
     from engine.solve.steps.copy import Unread
+    from engine.solve.steps.pack import Depart
 
 
 class FoundRecord(Struct, frozen=True):
@@ -170,7 +171,7 @@ class PlanWork:
             copied: Unread | None = None
             with self._inputs.expected(op) as first:
                 if free and first:
-                    copied = await copy_unread(self._job, step, op, states, self._inputs)
+                    copied = await copy_unread(self._job, step, op, states, self._inputs, self._depart(step))
             if copied is None:
                 return None
             if step.id in self._final:
@@ -198,10 +199,13 @@ class PlanWork:
     async def _unread_lock(self, step: Step, states: Mapping[str, State]) -> str:
         return f"copy {await self._keys.outline(step, states)}"
 
+    def _depart(self, step: Step) -> Depart | None:
+        return self._sender.depart if step.id in self._final else None
+
     async def _make(self, step: Step, states: Mapping[str, State], key: Key) -> Record:
         await key.prepare()
         await anyio.to_thread.run_sync(lambda: key.ingredients)  # while a step runs, what they are made of need not be there
-        layer = await run_step(self._job, step, states, self._inputs)
+        layer = await run_step(self._job, step, states, self._inputs, self._depart(step))
         created = self._job.mechanisms.clock()
         await self._publish(step, layer, created, key, await self._keys.definition(step.id))
         return Record(key.digest, layer, created, step.text)
@@ -248,17 +252,17 @@ class PlanWork:
             self._job.report.explained(self._id(step), self._prefix + step.name, str(key.digest), reasons=why)
 
 
-async def run_step(job: Job, step: Step, states: Mapping[str, State], inputs: Inputs) -> Layer:
-    """The layer that a step makes; raises what the step raises. Nothing is looked up or recorded."""
+async def run_step(job: Job, step: Step, states: Mapping[str, State], inputs: Inputs, depart: Depart | None = None) -> Layer:
+    """The layer that a step makes; raises what the step raises. Nothing is looked up or recorded. `depart` as for `make_layer`."""
     op = step.op  # what makes layers is imported here: a build in which nothing has changed makes none
     if isinstance(op, RunOp):
         from engine.solve.steps.run import run
 
-        return await run(job, step, op, states)
+        return await run(job, step, op, states, depart)
     if isinstance(op, CopyOp):
         from engine.solve.steps.copy import copy
 
-        return await copy(job, step, op, states, inputs)
+        return await copy(job, step, op, states, inputs, depart)
     from engine.solve.steps.workdir import workdir
 
     return await workdir(job, step, op, states)

@@ -28,7 +28,7 @@ from engine.solve.inputs import Inputs, copy_request
 from engine.solve.mechanisms import Job
 from engine.solve.remote import is_remote
 from engine.solve.state import State
-from engine.solve.steps.pack import make_layer
+from engine.solve.steps.pack import Depart, make_layer
 
 Locate = Callable[[bytes], tuple[bytes, int]]
 """Where the file at a path lies: an absolute path, and an offset."""
@@ -39,9 +39,10 @@ MANY = 4 << 20
 """Bytes. For fewer it does not pay to find out digests while packing."""
 
 
-async def copy(job: Job, step: Step, op: CopyOp, states: Mapping[str, State], inputs: Inputs) -> Layer:
+async def copy(job: Job, step: Step, op: CopyOp, states: Mapping[str, State], inputs: Inputs,
+               depart: Depart | None = None) -> Layer:  # fmt: skip
     """The layer that the instruction makes on its parent; raises `CopyError` when it cannot."""
-    return await _Copy(job, step, op, states, inputs).run()
+    return await _Copy(job, step, op, states, inputs).run(depart)
 
 
 class Unread(Struct, frozen=True):
@@ -51,10 +52,11 @@ class Unread(Struct, frozen=True):
     keep: Callable[[], Awaitable[None]]
 
 
-async def copy_unread(job: Job, step: Step, op: CopyOp, states: Mapping[str, State], inputs: Inputs) -> Unread | None:
+async def copy_unread(job: Job, step: Step, op: CopyOp, states: Mapping[str, State], inputs: Inputs,
+                      depart: Depart | None = None) -> Unread | None:  # fmt: skip
     """As `copy`, of files of a context of which not one has been read. The context learns their digests from the packing. None, and
     nothing done, if they are few, or not on disk."""
-    return await _Copy(job, step, op, states, inputs).run_unread()
+    return await _Copy(job, step, op, states, inputs).run_unread(depart)
 
 
 class _Copy:
@@ -62,18 +64,18 @@ class _Copy:
         self._job, self._op, self._states, self._inputs = job, op, states, inputs
         self._parent = states[step.parent]
 
-    async def run(self) -> Layer:
+    async def run(self, depart: Depart | None) -> Layer:
         rows, _ = await self._rows(await self._below(), unread=False)
-        layer, _ = await make_layer(self._job, rows.take(), own_files=self._op.source.state is None)
+        layer, _ = await make_layer(self._job, rows.take(), own_files=self._op.source.state is None, depart=depart)
         return layer
 
-    async def run_unread(self) -> Unread | None:
+    async def run_unread(self, depart: Depart | None) -> Unread | None:
         below = await self._inputs.beside_survey(self._op, self._below)
         rows, context = await self._rows(below, unread=True)
         if not isinstance(context, SubtreeContext) or rows.size < MANY:
             return None
         began = time.time_ns()
-        layer, packed = await make_layer(self._job, rows.take(), own_files=True, hash_files=True)
+        layer, packed = await make_layer(self._job, rows.take(), own_files=True, hash_files=True, depart=depart)
         files, subtrees = rows.digests(packed)
         context.learn(files, subtrees)
         return Unread(layer, lambda: context.keep(files, [subtree for subtree, _ in subtrees], began))

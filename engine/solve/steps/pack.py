@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 
 import anyio.to_thread
 
@@ -10,6 +12,7 @@ from engine.image.descriptor import Descriptor, layer_type
 from engine.image.digest import Digest
 from engine.layer.base import Layer
 from engine.layer.pack import Changes, Packed, pack_changes
+from engine.solve.departure import Departure
 from engine.solve.mechanisms import Job
 
 SMALL, FEW = 1 << 20, 200
@@ -17,16 +20,29 @@ SMALL, FEW = 1 << 20, 200
 start."""
 
 
-async def make_layer(job: Job, changes: Changes, *, own_files: bool, hash_files: bool = False) -> tuple[Layer, bytes]:
+SENT_AT_ONCE = 16 << 20
+"""Bytes. A layer with as much in its files is sent while it is packed; a smaller one is packed before that would have helped."""
+
+Depart = Callable[[Departure], None]
+"""Told of a layer's blob that is about to be written."""
+
+
+async def make_layer(job: Job, changes: Changes, *, own_files: bool, hash_files: bool = False,
+                     depart: Depart | None = None) -> tuple[Layer, bytes]:  # fmt: skip
     """Packs changes; with `hash_files` also gives digests of them (`Packed.digests`). `own_files`: the engine's own user may read
-    the sources (they lie in a context, not in a root).
+    the sources (they lie in a context, not in a root). `depart` is called if the layer is to be sent, and large enough for that to
+    be begun while it is packed.
 
     Raises `ContextError` when a source changes meanwhile, `StorageError` when there is no space.
     """
     mechanisms = job.mechanisms
-    with mechanisms.content.writer(written_elsewhere=True) as writer:
+    with mechanisms.content.writer(written_elsewhere=True) as writer, ExitStack() as stack:
+        departure: Departure | None = None
+        if depart and changes.size >= SENT_AT_ONCE:
+            departure = stack.enter_context(Departure(writer.path, job.scratch / f"departure-{secrets.token_hex(8)}"))
+            depart(departure)
         arguments = (str(writer.path), job.compression, job.compression_level, str(mechanisms.indexes.directory), job.latest_mtime,
-                     hash_files)  # fmt: skip
+                     hash_files, str(departure.signals) if departure else "")  # fmt: skip
         packing: Awaitable[Packed]
         if not changes.count or (own_files and changes.count < FEW and changes.size < SMALL):
             packing = anyio.to_thread.run_sync(pack_changes, changes, *arguments, limiter=mechanisms.limiters.workers)
@@ -34,7 +50,8 @@ async def make_layer(job: Job, changes: Changes, *, own_files: bool, hash_files:
             packing = mechanisms.workers.call(pack_changes, changes, *arguments)
         del changes  # they can be large, and who packs them has them now
         packed = await packing
-        digest = Digest("sha256", packed.digest)
-        writer.commit(digest, packed.size)
-    layer = Layer(Digest("sha256", packed.diff_id), Descriptor(layer_type(job.compression), digest, packed.size))
-    return layer, packed.digests
+        blob = Descriptor(layer_type(job.compression), Digest("sha256", packed.digest), packed.size)
+        writer.commit(blob.digest, blob.size)
+        if departure:
+            departure.made(blob, mechanisms.content.path(blob.digest))
+    return Layer(Digest("sha256", packed.diff_id), blob), packed.digests

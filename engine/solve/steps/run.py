@@ -20,7 +20,7 @@ from engine.snapshot.base import Active, Snapshotter
 from engine.solve.mechanisms import Job
 from engine.solve.state import State
 from engine.solve.steps.mounts import PreparedMounts, prepare_mounts
-from engine.solve.steps.pack import make_layer
+from engine.solve.steps.pack import Depart, make_layer
 from engine.solve.steps.unpack import unpack
 
 CLEANUP_SECONDS = 30
@@ -29,7 +29,7 @@ KEPT_LINES = 50
 """How many of the last lines of output a failure's error carries."""
 
 
-async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State]) -> Layer:
+async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State], depart: Depart | None = None) -> Layer:
     """Runs the command; raises `RunError` when it fails, `IsolationError` when it cannot be started here."""
     environment = await job.mechanisms.workers.environment()
     if environment.isolation is None:
@@ -51,7 +51,8 @@ async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State]) -> L
         active = await snapshots.prepare(chain, tree)
         try:
             await _command(job, step, op, active, account, mounts)
-            layer, _ = await make_layer(job, Changes.of(await snapshots.changes(active, tree)), own_files=False)
+            changes = Changes.of(await snapshots.changes(active, tree))
+            layer, _ = await make_layer(job, changes, own_files=False, depart=depart)
             if job.latest_mtime is None:
                 await snapshots.commit(active, (*chain, layer))
             else:  # what lies on disk has other times than the layer

@@ -20,6 +20,7 @@ from engine.registry.credentials import Credentials
 from engine.registry.server.access import BasicAuth
 from engine.registry.server.faults import Fault
 from engine.registry.server.server import RegistryServer
+from engine.solve.departure import Departure
 
 
 @pytest.fixture
@@ -228,3 +229,36 @@ async def test_a_layer_that_was_sent_ahead_is_not_asked_for_again(server: Any, c
     assert not [r for r in server.requests[before:] if r.path == f"/v2/app/blobs/{layer.blob.digest}"]
     assert (await client.has_blob(built.tags[1], layer.blob.digest)), "the other repository has mounted it"
     assert uploaded(server) == sum(x.blob.size for x in built.images[0].layers) + len(built.images[0].config_raw)
+
+
+async def test_a_layer_that_was_sent_along_is_not_asked_for_again(server: Any, client: Any, content: Any, make: Any, refuse_fetch: Any,
+                                                                  tmp_path: Path) -> None:  # fmt: skip
+    built = make.built(f"{server.address}/app:1", f"{server.address}/copy:1")
+    output = RegistryOutput(lambda: client, content, refuse_fetch, None, built.tags)
+    layer = built.images[0].layers[0]
+    blob = content.get(layer.blob.digest)
+    (tmp_path / "written").write_bytes(blob)
+    async with anyio.create_task_group() as tasks:
+        with Departure(tmp_path / "written", tmp_path / "signals") as departure:
+            tasks.start_soon(output.along, departure)
+            await anyio.wait_all_tasks_blocked()
+            departure.made(layer.blob, tmp_path / "written")
+    before = len(server.requests)
+    await output.write(built)
+    assert not [r for r in server.requests[before:] if r.path == f"/v2/app/blobs/{layer.blob.digest}"]
+    assert (await client.has_blob(built.tags[1], layer.blob.digest)), "the other repository has mounted it"
+    assert uploaded(server) == sum(x.blob.size for x in built.images[0].layers) + len(built.images[0].config_raw)
+
+
+async def test_a_layer_that_was_not_made_after_all(server: Any, client: Any, content: Any, make: Any, refuse_fetch: Any,
+                                                   tmp_path: Path) -> None:  # fmt: skip
+    built = make.built(f"{server.address}/app:1")
+    output = RegistryOutput(lambda: client, content, refuse_fetch, None, built.tags)
+    (tmp_path / "written").touch()
+    async with anyio.create_task_group() as tasks:
+        with Departure(tmp_path / "written", tmp_path / "signals") as departure:
+            tasks.start_soon(output.along, departure)
+            await anyio.wait_all_tasks_blocked()
+    assert not server.requests
+    await output.write(built)
+    assert (await client.resolve(built.tags[0])).digest == built.top.digest
