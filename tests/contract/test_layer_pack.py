@@ -21,6 +21,7 @@ from engine.layer.apply import scan, unpack
 from engine.layer.base import file_state
 from engine.layer.columns import Columns
 from engine.layer.decompress import open_decompressor
+from engine.layer.departing import WORTH
 from engine.layer.entries import Change, Entry
 from engine.layer.index import IndexStore
 from engine.layer.pack import Changes, Packed, pack, pack_changes
@@ -262,3 +263,14 @@ def test_tools_read_it(tree: Path, tmp_path: Path, tool: str) -> None:
     else:
         assert hashlib.sha256(done.stdout).hexdigest() == packed.diff_id
     assert io.BytesIO(done.stderr).read() == b""
+
+
+def test_it_is_told_that_the_blob_grows(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(os.urandom(4 * WORTH))
+    os.mkfifo(tmp_path / "signals")
+    reader = os.open(tmp_path / "signals", os.O_RDONLY | os.O_NONBLOCK)
+    change = Change(Entry(b"file", "file", 0o644, size=4 * WORTH), os.fsencode(tmp_path / "file"))
+    pack([change], str(tmp_path / "blob"), signals=str(tmp_path / "signals"))
+    assert 3 <= len(os.read(reader, 99)) <= 4
+    assert os.read(reader, 99) == b"", "and whoever packs has let go of it"
+    os.close(reader)

@@ -20,7 +20,7 @@ SMALL, FEW = 1 << 20, 200
 start."""
 
 
-SENT_AT_ONCE = 16 << 20
+SENT_MEANWHILE = 16 << 20
 """Bytes. A layer with as much in its files is sent while it is packed; a smaller one is packed before that would have helped."""
 
 Depart = Callable[[Departure], None]
@@ -38,7 +38,7 @@ async def make_layer(job: Job, changes: Changes, *, own_files: bool, hash_files:
     mechanisms = job.mechanisms
     with mechanisms.content.writer(written_elsewhere=True) as writer, ExitStack() as stack:
         departure: Departure | None = None
-        if depart and changes.size >= SENT_AT_ONCE:
+        if depart and changes.size >= SENT_MEANWHILE:
             departure = stack.enter_context(Departure(writer.path, job.scratch / f"departure-{secrets.token_hex(8)}"))
             depart(departure)
         arguments = (str(writer.path), job.compression, job.compression_level, str(mechanisms.indexes.directory), job.latest_mtime,
