@@ -1,4 +1,4 @@
-"""A layer's blob as its tar: decompressed in one thread, digested in another, read in the caller's."""
+"""A layer's blob as its tar: decompressed and digested in one thread, read in the caller's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ _WAITING = 12
 
 
 class Inflated:
-    """The tar in a blob. A context manager; leaving it ends its threads."""
+    """The tar in a blob. A context manager; leaving it ends its thread.
+
+    One thread for both: layers are unpacked side by side, and the reader and what feeds it are enough to keep two cores busy. With
+    a third thread the one that has the interpreter's lock is the more often not the one that has a core.
+    """
 
     def __init__(self, blob_path: str, *, algorithm: str = "sha256", arriving: Arriving | None = None) -> None:
         self._file = BlobFile(blob_path, arriving)
@@ -24,11 +28,8 @@ class Inflated:
         self.size = 0
         """Bytes of the tar so far."""
         self._chunks: Queue[bytes | BaseException | None] = Queue(_WAITING)
-        self._to_digest: Queue[bytes | None] = Queue(_WAITING)
-        self._threads = [threading.Thread(target=target, name=name, daemon=True)
-                         for target, name in ((self._inflate, "inflate"), (self._hash, "digest"))]  # fmt: skip
-        for thread in self._threads:
-            thread.start()
+        self._thread = threading.Thread(target=self._inflate, name="inflate", daemon=True)
+        self._thread.start()
 
     def chunk(self) -> bytes:
         """The next piece of the tar, empty at its end; raises `ContentError` for a broken blob."""
@@ -47,7 +48,7 @@ class Inflated:
         """The digest of the tar in hexadecimal, once all of it has been read."""
         if not self._ended:
             raise ContentError("the layer has not been read to its end")
-        self._threads[1].join()
+        self._thread.join()
         return self._digest.hexdigest()
 
     def _inflate(self) -> None:
@@ -56,15 +57,10 @@ class Inflated:
                 if self._stop:
                     break
                 self._chunks.put(piece)
-                self._to_digest.put(piece)
+                self._digest.update(piece)
             self._chunks.put(None)
         except BaseException as error:
             self._chunks.put(error)
-        self._to_digest.put(None)
-
-    def _hash(self) -> None:
-        while (piece := self._to_digest.get()) is not None:
-            self._digest.update(piece)
 
     def __enter__(self) -> Inflated:
         return self
@@ -73,6 +69,5 @@ class Inflated:
         self._stop = True
         while not self._ended:
             self._ended = not isinstance(self._chunks.get(), bytes)
-        for thread in self._threads:
-            thread.join()
+        self._thread.join()
         self._file.close()
