@@ -13,27 +13,30 @@ from engine.snapshot.compare import kept
 
 _KINDS: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink", stat.S_IFIFO: "fifo",
                            stat.S_IFCHR: "char", stat.S_IFBLK: "block"}
+_FORMAT = 0o170000
 
 
 def entry_of(path: bytes, full: bytes, found: os.stat_result) -> Entry | None:
     """The entry for what is on disk at `full`; None for a socket, which no layer can hold."""
     mode = found.st_mode
-    kind = _KINDS.get(stat.S_IFMT(mode))
+    kind = _KINDS.get(mode & _FORMAT)
+    if kind == "file":
+        values = (path, kind, mode & 0o7777, found.st_uid, found.st_gid, found.st_size, found.st_mtime_ns, b"", "", 0, 0,
+                  attributes(full))  # fmt: skip
+        return tuple.__new__(Entry, values)  # most entries are files, and this is quicker than the constructor
     if kind is None:
         return None
-    size = major = minor = 0
+    major = minor = 0
     link = b""
     xattrs: tuple[tuple[str, bytes], ...] = ()
-    permissions = stat.S_IMODE(mode)
+    permissions = mode & 0o7777
     if kind == "symlink":
         permissions, link = 0o777, os.readlink(full)
     else:
         xattrs = attributes(full)
-        if kind == "file":
-            size = found.st_size
-        elif kind in ("char", "block"):
+        if kind in ("char", "block"):
             major, minor = os.major(found.st_rdev), os.minor(found.st_rdev)
-    return Entry(path, kind, permissions, found.st_uid, found.st_gid, size, found.st_mtime_ns, link, "", major, minor, xattrs)
+    return Entry(path, kind, permissions, found.st_uid, found.st_gid, 0, found.st_mtime_ns, link, "", major, minor, xattrs)
 
 
 def attributes(full: bytes) -> tuple[tuple[str, bytes], ...]:
@@ -41,6 +44,8 @@ def attributes(full: bytes) -> tuple[tuple[str, bytes], ...]:
     try:
         names = os.listxattr(full, follow_symlinks=False)
     except OSError:
+        return ()
+    if not names:
         return ()
     out = []
     for name in names:

@@ -16,33 +16,60 @@ from engine.isolate.overlay import Xattrs
 from engine.layer.entries import Entry
 from engine.layer.index import Index, collector_paused
 from engine.snapshot.compare import Found
-from engine.snapshot.disk import Names, below, entry_of, same_content
+from engine.snapshot.disk import Names, entry_of, same_content
 
 
 def read_upper(upper: str, xattrs: Xattrs) -> tuple[Index, list[bytes], frozenset[bytes]]:
     """What an upper directory holds, as the parts of a `Found`; its entries as an index, which travels well."""
-    entries: dict[bytes, Entry] = {}
-    removed: list[bytes] = []
-    opaque: set[bytes] = set()
-    names = Names()
-    mark = f"{xattrs}.overlay.opaque"
     with collector_paused(), storing(Path(upper)):
-        for path, full, found in below(os.fsencode(upper)):
-            if stat.S_ISCHR(found.st_mode) and found.st_rdev == 0:
-                removed.append(path)
-                continue
-            entry = entry_of(path, full, found)
-            if entry is None:
-                continue
-            entries[path] = entry
-            if entry.kind == "file":
-                names.note(path, found)
-            elif entry.kind == "dir":
-                with suppress(OSError):
-                    if os.getxattr(full, mark) == b"y":
-                        opaque.add(path)
-        names.link(entries)
-        return Index(entries[path] for path in sorted(entries)), removed, frozenset(opaque)
+        reading = _Reading(os.fsencode(upper), f"{xattrs}.overlay.opaque")
+        reading.names.link(reading.entries)
+        return (Index(entry for _, entry in sorted(reading.entries.items())), reading.removed, frozenset(reading.opaque))
+
+
+class _Reading:
+    """Goes through an upper directory. It works in one directory after the other, which spares the kernel, for every file, the
+    whole way there from the root: a third of the time."""
+
+    def __init__(self, upper: bytes, mark: str) -> None:
+        self.entries: dict[bytes, Entry] = {}
+        self.removed: list[bytes] = []
+        self.opaque: set[bytes] = set()
+        self.names = Names()
+        self._mark = mark
+        before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            todo = [b""]
+            while todo:
+                path = todo.pop()
+                os.chdir(upper + b"/" + path)
+                todo += self._directory(path + b"/" if path else b"")
+        finally:
+            os.fchdir(before)
+            os.close(before)
+
+    def _directory(self, prefix: bytes) -> list[bytes]:
+        """Takes what is in the working directory; returns the directories among it."""
+        entries, below = self.entries, []
+        with os.scandir(b".") as listing:
+            for each in listing:
+                name, found = each.name, each.stat(follow_symlinks=False)
+                path, mode = prefix + name, found.st_mode
+                if stat.S_ISCHR(mode) and found.st_rdev == 0:
+                    self.removed.append(path)
+                    continue
+                entry = entry_of(path, name, found)
+                if entry is None:
+                    continue
+                entries[path] = entry
+                if entry.kind == "file":
+                    self.names.note(path, found)
+                elif entry.kind == "dir":
+                    below.append(path)
+                    with suppress(OSError):
+                        if os.getxattr(name, self._mark, follow_symlinks=False) == b"y":
+                            self.opaque.add(path)
+        return below
 
 
 def found_in(parts: tuple[Index, list[bytes], frozenset[bytes]]) -> Found:
