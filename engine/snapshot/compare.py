@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from engine.isolate.base import IdMap
 from engine.layer.base import FileTree
-from engine.layer.entries import Change, Entry, ancestors, join, parent
+from engine.layer.entries import Change, Entry, join, parent
 
 _SECOND = 10**9
 
@@ -53,27 +53,36 @@ def changes(found: Found, tree: FileTree, ids: IdMap, same: Container[bytes], ro
     """The changes, sorted by path. `same` are those of the `suspects` whose content is the tree's, `root` is the directory on disk
     that the bytes of files are found in."""
     entries: dict[bytes, Entry] = {}
-    changed: set[bytes] = set()
+    changed: dict[bytes, None] = {}  # in the order of paths, but for those that are added below
+    get, linked = tree.get, False
     for raw in found.entries:
-        below = tree.get(raw.path)
-        entry = entries[raw.path] = _owned(raw, below, ids)
+        path = raw.path
+        below = get(path)
+        linked = linked or raw.kind == "hardlink"
+        if below is None:  # as is nearly everything where there is very much
+            entries[path] = raw
+            if path:
+                changed[path] = None
+            continue
+        entry = entries[path] = _owned(raw, below, ids)
         read = entry.kind in ("file", "hardlink") and entry.size
-        unchanged = below is not None and _alike(entry, below) and (not read or raw.path in same)
-        if raw.path and not unchanged:
-            changed.add(raw.path)
+        if path and not (_alike(entry, below) and (not read or path in same)):
+            changed[path] = None
     removed = _removed(found, entries, tree)
-    _link_again(entries, changed)
+    if linked:
+        _link_again(entries, changed)
     for path in [*changed, *removed]:
-        for above in reversed(ancestors(path)):
-            if above in changed:
-                break
-            changed.add(above)
+        above = parent(path)
+        while above and above not in changed:
+            changed[above] = None
             if above not in entries:
                 entries[above] = _directory(above, tree)
+            above = parent(above)
     out = [Change(Entry(path, "whiteout")) for path in removed]
+    base = root + b"/"
     for path in changed:
         entry = entries[path]
-        out.append(Change(entry, root + b"/" + path if entry.kind == "file" else None))
+        out.append(Change(entry, base + path if entry.kind == "file" else None))
     out.sort(key=_path)
     return out
 
