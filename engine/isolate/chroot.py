@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 from engine.errors import IsolationError
@@ -23,7 +23,7 @@ from engine.isolate.stage import Stage
 from engine.isolate.supervise import Watch
 
 
-def supervise(spec: RunSpec, host: Host, streams: Streams) -> int:
+def supervise(spec: RunSpec, host: Host, streams: Streams, ended: Callable[[int], None]) -> None:
     """Like `engine.isolate.userns.supervise`."""
     if not isinstance(spec.root, DirectoryRoot):
         raise IsolationError("isolation chroot runs in plain directories only")
@@ -39,12 +39,13 @@ def supervise(spec: RunSpec, host: Host, streams: Streams) -> int:
         except OSError as error:
             raise IsolationError(f"the root cannot be set up: {error}") from error
         try:
-            return command.run(spec, host.environment.ids, streams, watch, enter=lambda: _enter_root(root, filtered),
-                               kill=lambda pid: os.kill(pid, signal.SIGKILL))
+            status = command.run(spec, host.environment.ids, streams, watch, enter=lambda: _enter_root(root, filtered),
+                                 kill=lambda pid: os.kill(pid, signal.SIGKILL))
         finally:
             end_descendants()
     finally:
         stage.remove()
+    ended(status)
 
 
 def _left_network() -> bool:

@@ -59,18 +59,22 @@ class Mounts:
                 raise IsolationError(f"mount at {mount.target}: {error}") from error
 
     def remove(self) -> None:
-        """Detaches everything, and takes back the mount points that were created for it."""
+        """Detaches everything, and takes back the mount points that were created for it. The root is there until `close`."""
         with suppress(OSError):
             syscalls.unmount(self.root)
         if self._inside is not None:
             self._inside.remove_made()
-            self._inside.close()
         with suppress(OSError):
             syscalls.unmount(self._stage)
         for name in self._on_disk:
             with suppress(OSError):
                 remove_tree(f"{syscalls.at(self._disk)}/{name}")
         os.close(self._disk)
+
+    def close(self) -> None:
+        """Lets go of the root, which the kernel takes down before this returns."""
+        if self._inside is not None:
+            self._inside.close()
 
     def _mount(self, mount: Mount, inside: Confined, watch: Watch) -> None:
         point = self._point(not isinstance(mount, (FileMount, SocketMount)))

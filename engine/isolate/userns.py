@@ -6,13 +6,15 @@ mounts in a mount namespace of its own, and stays outside the root. Its *child*,
 that mount namespace, mounts /proc, makes the root its root, gives up privileges and becomes the command. When the command
 ends, or the control socket closes, the kernel ends everything in the pid namespace; then the supervisor detaches the mounts
 and takes away the mount points it had to create, through directories it has held open. What it could not do dies with it:
-there is no state outside its namespaces but the root itself.
+there is no state outside its namespaces but the root itself. An overlay then is still to be taken down by the kernel, which for
+one in which 80 k files were looked at takes 0.2 s; nobody has to wait for that who only reads what the command has left.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 
 from engine.errors import IsolationError
@@ -27,9 +29,10 @@ from engine.isolate.supervise import Watch
 _NAMESPACES = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
 
 
-def supervise(spec: RunSpec, host: Host, streams: Streams) -> int:
-    """Runs the command to its end and returns its exit code. For a process that is made for it. Raises `EngineError` if the
-    command cannot be started and that is not its own fault."""
+def supervise(spec: RunSpec, host: Host, streams: Streams, ended: Callable[[int], None]) -> None:
+    """Runs the command to its end and calls `ended` with its exit code, when no process of it is left and the root is as it has
+    left it; returns when nothing is mounted any more. For a process that is made for it. Raises `EngineError` if the command
+    cannot be started and that is not its own fault."""
     ids = host.environment.ids
     if reason := process.unmapped(spec, ids):
         raise IsolationError(reason, hint="ask for subordinate ids in /etc/subuid and /etc/subgid "
@@ -56,9 +59,11 @@ def supervise(spec: RunSpec, host: Host, streams: Streams) -> int:
             if namespace:
                 namespace.attend(child, watch)
 
-        return command.run(spec, ids, streams, watch, enter=enter, attend=attend, kill=lambda pid: os.kill(pid, signal.SIGKILL))
+        status = command.run(spec, ids, streams, watch, enter=enter, attend=attend, kill=lambda pid: os.kill(pid, signal.SIGKILL))
     finally:
         mounts.remove()
+    ended(status)
+    mounts.close()
 
 
 def _leave_host(spec: RunSpec) -> None:

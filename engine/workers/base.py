@@ -7,6 +7,7 @@ user namespace of their own. The event-loop process never reads or writes root f
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
 from engine.isolate.base import Environment, RunOutcome, RunSpec
@@ -27,9 +28,11 @@ class Workers(Protocol):
         """Runs a module-level function in a worker and returns what it returns, or raises what it raises. Arguments and result
         are pickled. At most `Limits.workers` jobs run at once. Cancelling kills the process that runs the job."""
 
-    async def run(self, spec: RunSpec, output: OutputSink) -> RunOutcome:
-        """Runs a command in isolation. When it returns, or is cancelled, no process of it is left. Raises `IsolationError`
-        when the command cannot be started for a reason that is not the command's own."""
+    def run(self, spec: RunSpec, output: OutputSink) -> AbstractAsyncContextManager[RunOutcome]:
+        """Runs a command in isolation, until the context is entered: then no process of it is left, and all that it has written is
+        in its root. When the context is left, or entering it is cancelled, nothing is mounted any more either, and the root may
+        be moved or removed. Raises `IsolationError` when the command cannot be started for a reason that is not the command's
+        own."""
 
     async def aclose(self) -> None:
         """Ends all processes."""

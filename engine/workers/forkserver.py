@@ -113,12 +113,17 @@ class ForkServer:
     def _run(self, spec: RunSpec, streams: Streams) -> None:
         """In a child: watches over a command, and reports how it ended on the control socket."""
         control = socket.socket(fileno=os.dup(streams.control))
+
+        def report(answer: tuple[bool, object]) -> None:
+            for fd in (streams.stdin, streams.stdout, streams.stderr):  # the end of what it writes
+                os.close(fd)
+            with suppress(BrokenPipeError, ConnectionResetError):  # nobody waits any more
+                wire.send(control, answer)
+
         try:
-            answer: tuple[bool, object] = (True, self._supervise(spec, self._host, streams))
+            self._supervise(spec, self._host, streams, lambda status: report((True, status)))
         except Exception as error:
-            answer = (False, error)
-        with suppress(BrokenPipeError, ConnectionResetError):  # nobody waits any more
-            wire.send(control, answer)
+            report((False, error))
 
     def _fork(self, keep: Iterable[int], what: Callable[[], None]) -> int:
         pid = os.fork()
@@ -179,7 +184,7 @@ def _work(fd: int) -> None:
     jobs.serve(socket.socket(fileno=fd))
 
 
-def _supervisor(environment: Environment) -> Callable[[RunSpec, Host, Streams], int]:
+def _supervisor(environment: Environment) -> Callable[[RunSpec, Host, Streams, Callable[[int], None]], None]:
     """What supervises a command here, imported before the first fork and not after each."""
     if environment.isolation == "chroot":
         from engine.isolate import chroot

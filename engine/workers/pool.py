@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from types import TracebackType
@@ -90,7 +90,8 @@ class WorkerPool:
                                hint="free some space, or choose another --state-dir") from result
         raise result
 
-    async def run(self, spec: RunSpec, output: OutputSink) -> RunOutcome:
+    @asynccontextmanager
+    async def run(self, spec: RunSpec, output: OutputSink) -> AsyncIterator[RunOutcome]:
         """See `Workers.run`. A command that cannot be executed writes why to its standard error and ends with 127 (not found)
         or 126, as in a shell."""
         environment = await self.environment()
@@ -111,13 +112,13 @@ class WorkerPool:
                     except EOFError:
                         ok, result = False, IsolationError("the process that watched over the command has died")
                         tasks.cancel_scope.cancel()
+                if isinstance(result, ConnectionError):  # as in `Server`
+                    raise IsolationError("a process died that was to start the command") from result
+                if not ok:
+                    raise result
+                yield RunOutcome(result)
             finally:
                 await self._end_run(pid, streams.control)
-        if isinstance(result, ConnectionError):  # as in `Server`
-            raise IsolationError("a process died that was to start the command") from result
-        if not ok:
-            raise result
-        return RunOutcome(result)
 
     async def aclose(self) -> None:
         """See `Workers.aclose`. Jobs and commands that are still running end with an `IsolationError`."""

@@ -153,7 +153,8 @@ class Rig:
         """Runs a command in a root."""
         written: dict[int, list[bytes]] = {1: [], 2: []}
         spec = RunSpec(**{"root": active.root, "argv": argv, "env": ENV, "cwd": "/", **options})
-        outcome = await self.pool.run(spec, lambda stream, data: written[stream].append(data))
+        async with self.pool.run(spec, lambda stream, data: written[stream].append(data)) as outcome:
+            pass
         return Ran(outcome.status, b"".join(written[1]), b"".join(written[2]))
 
     async def step(self, state: State, script: str, **options: Any) -> Ran:
@@ -193,3 +194,9 @@ def unavailable(settings: Settings) -> str:
     if settings.isolation == "chroot" and os.geteuid() != 0:
         return "chroot needs root"
     return ""
+
+
+def children_of(pid: int) -> list[int]:
+    """The children that a process has now."""
+    found = [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
+    return sorted(found)

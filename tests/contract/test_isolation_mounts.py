@@ -16,7 +16,7 @@ import pytest
 
 from engine.errors import IsolationError
 from engine.isolate.base import BindMount, FileMount, Mount, RunSpec, SocketMount, TmpfsMount
-from tests.contract.roots import ENV, MODES, TIME, Ran, Rig, Tar, rig
+from tests.contract.roots import ENV, MODES, TIME, Ran, Rig, Tar, children_of, rig
 
 
 @pytest.fixture(params=MODES)
@@ -128,18 +128,14 @@ async def test_a_killed_supervisor_leaves_no_process_and_a_whole_cache(machine: 
     spec = RunSpec(active.root, ("sh", "-c", f"echo 1 > /cache/one; (setsid {sleep} &); echo go; {sleep}"), ENV, "/",
                    mounts=(BindMount("/cache", str(source), readonly=False), FileMount("/s", b"pssst!")))
     with anyio.fail_after(30), pytest.raises(IsolationError, match="watched over the command has died"):
-        await machine.pool.run(spec, kill)
+        async with machine.pool.run(spec, kill):
+            pass
     with anyio.fail_after(10):
         while [path for path in Path("/proc").glob("[0-9]*/cmdline") if reads(path).replace(b"\0", b" ").strip() == sleep.encode()]:
             await anyio.lowlevel.checkpoint()
     await machine.snapshots.discard(active)
     assert sorted(os.listdir(source)) == ["f", "one", "out", "sub"]
     assert (source / "f").read_text() == "file\n"
-
-
-def children_of(pid: int) -> list[int]:
-    found = [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
-    return sorted(found)
 
 
 def reads(path: Path) -> bytes:

@@ -19,7 +19,7 @@ from engine.errors import IsolationError
 from engine.isolate.base import FileMount, RunSpec
 from engine.isolate.network import forbid_network
 from engine.snapshot.base import Active
-from tests.contract.roots import ENV, MODES, Ran, Rig, Tar, rig
+from tests.contract.roots import ENV, MODES, Ran, Rig, Tar, children_of, rig
 
 DEFAULT_CAPABILITIES = "00000000a80425fb"
 
@@ -225,10 +225,27 @@ async def test_a_cancelled_command_is_gone(machine: Rig) -> None:
         def stop(_stream: int, data: bytes) -> None:
             scope.cancel()
 
-        await machine.pool.run(RunSpec(active.root, ("sh", "-c", f"trap '' TERM; {sleep} & echo x; {sleep}"), ENV, "/"), stop)
+        async with machine.pool.run(RunSpec(active.root, ("sh", "-c", f"trap '' TERM; {sleep} & echo x; {sleep}"), ENV, "/"), stop):
+            pass
     assert scope.cancelled_caught
     assert sleep.running() == []
     assert (await machine.execute(active, "true")).status == 0
+
+
+async def test_what_a_command_has_left_is_there_before_its_supervisor_is_gone(machine: Rig) -> None:
+    sleep = Sleep()
+    state = await machine.base()
+    active = await machine.snapshots.prepare(state.chain, state.tree)
+    server = await machine.pool.call(os.getppid)
+    workers = children_of(server)
+    said: list[bytes] = []
+    spec = RunSpec(active.root, ("sh", "-c", f"(setsid {sleep} &); echo made > /made; rm /bin/ls; echo done"), ENV, "/",
+                   mounts=tuple(FileMount(f"/mounted/{n}/here", b"x") for n in range(300)))  # fmt: skip
+    async with machine.pool.run(spec, lambda _stream, data: said.append(data)) as outcome:
+        assert (outcome.status, b"".join(said), sleep.running()) == (0, b"done\n", [])
+        found = {change.entry.path: change.entry.kind for change in await machine.snapshots.changes(active, state.tree)}
+    assert found == {b"bin": "dir", b"bin/ls": "whiteout", b"made": "file"}
+    assert children_of(server) == workers
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -256,7 +273,8 @@ async def _run_for_ever(state_dir: Path, mode: str, write: int) -> None:
     async with rig(state_dir, mode) as machine:
         active, sleep = await root(machine), Sleep(os.getpid())
         spec = RunSpec(active.root, ("sh", "-c", f"(setsid {sleep} &); echo running; {sleep}"), ENV, "/")
-        await machine.pool.run(spec, lambda _stream, data: [os.write(write, data)].clear())
+        async with machine.pool.run(spec, lambda _stream, data: [os.write(write, data)].clear()):
+            pass
 
 
 class Sleep:

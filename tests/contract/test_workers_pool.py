@@ -128,7 +128,8 @@ async def test_a_fork_server_that_dies_is_an_isolation_error(pool: WorkerPool) -
     with pytest.raises(IsolationError, match="died"):
         await pool.call(os.getpid)
     with pytest.raises(IsolationError, match="died"):
-        await pool.run(RunSpec(DirectoryRoot("/nowhere"), ("true",), (), "/"), lambda *_: None)
+        async with pool.run(RunSpec(DirectoryRoot("/nowhere"), ("true",), (), "/"), lambda *_: None):
+            pass
 
 
 async def test_closing_leaves_no_process(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 
@@ -50,9 +50,9 @@ async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State], depa
         mounts = await prepare_mounts(job, step, op, account, states, stack)
         active = await snapshots.prepare(chain, tree)
         try:
-            await _command(job, step, op, active, account, mounts)
-            changes = Changes.of(await snapshots.changes(active, tree))
-            layer, _ = await make_layer(job, changes, own_files=False, depart=depart)
+            async with _command(job, step, op, active, account, mounts):
+                changes = Changes.of(await snapshots.changes(active, tree))
+                layer, _ = await make_layer(job, changes, own_files=False, depart=depart)
             if job.latest_mtime is None:
                 await snapshots.commit(active, (*chain, layer))
             else:  # what lies on disk has other times than the layer
@@ -68,7 +68,10 @@ async def _discard(snapshots: Snapshotter, active: Active) -> None:
         await snapshots.discard(active)
 
 
-async def _command(job: Job, step: Step, op: RunOp, active: Active, account: Account, mounts: PreparedMounts) -> None:
+@asynccontextmanager
+async def _command(job: Job, step: Step, op: RunOp, active: Active, account: Account,
+                   mounts: PreparedMounts) -> AsyncIterator[None]:  # fmt: skip
+    """Runs the command, and lets its root be read while the kernel takes down what it was mounted with."""
     hosts, resolv_conf = job.mechanisms.network_files()
     spec = RunSpec(
         root=active.root, argv=op.argv, env=_environment(op, account, mounts), cwd=op.cwd, uid=account.uid, gid=account.gid,
@@ -81,11 +84,12 @@ async def _command(job: Job, step: Step, op: RunOp, active: Active, account: Acc
         tail.add(data)
         job.report.output(step.id, stream, data)
 
-    outcome = await job.mechanisms.workers.run(spec, output)
-    if outcome.status:
-        raise RunError(f'process "{" ".join(op.argv)}" did not complete successfully: exit code: {outcome.status}',
-                       status=outcome.status, output=tail.lines(),
-                       hint=full_hint(job.scratch) or _foreign_hint(tail, step))  # fmt: skip
+    async with job.mechanisms.workers.run(spec, output) as outcome:
+        if outcome.status:
+            raise RunError(f'process "{" ".join(op.argv)}" did not complete successfully: exit code: {outcome.status}',
+                           status=outcome.status, output=tail.lines(),
+                           hint=full_hint(job.scratch) or _foreign_hint(tail, step))  # fmt: skip
+        yield
 
 
 def _foreign_hint(tail: _Tail, step: Step) -> str | None:
