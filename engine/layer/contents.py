@@ -66,6 +66,9 @@ def inside(path: bytes, link: Callable[[bytes], bytes | None]) -> bytes:
 def to_entry(member: Member, path: bytes, link: bytes) -> Entry:
     """A member as an entry, with its path and, for a hard link, its target's. Raises `ContentError` for what cannot be."""
     kind = _KINDS[member.type]
+    if kind == "file" and path:
+        values = (path, kind, member.mode, member.uid, member.gid, member.size, member.mtime, b"", "", 0, 0, member.xattrs)
+        return tuple.__new__(Entry, values)  # most entries are files, and this is quicker than the constructor
     if kind == "symlink":
         if not link:
             raise ContentError(f"invalid tar: the symlink {show(path)!r} leads nowhere")

@@ -12,6 +12,7 @@ MOST_SPARSE = 1 << 40
 """Bytes of a sparse file, most of which cost the archive nothing."""
 
 _SECOND = 1_000_000_000
+_MOST_KNOWN = 1000
 _MOST = (1 << 63) - 1
 _XATTR = b"SCHILY.xattr."
 
@@ -19,26 +20,37 @@ Fields = tuple[bytes, int, int, int, int, int, bytes, int, int]
 """name, mode, uid, gid, size, mtime in nanoseconds, link, major, minor"""
 
 
-def header(block: bytes) -> Fields:
-    """What the fields of a header block say."""
-    name = block[:100].split(b"\0", 1)[0]
+def header(block: bytes, known: dict[bytes, tuple[int, int, int]]) -> Fields:
+    """What the fields of a header block say. `known` is what mode, uid and gid were in other headers, few of which differ in them;
+    it is added to."""
+    end = block.find(b"\0", 0, 100)
+    name = block[: end if end >= 0 else 100]
     major = minor = 0
     if block[257:262] == b"ustar":
         if block[345] and block[257:265] != b"ustar  \0":
             name = block[345:500].split(b"\0", 1)[0] + b"/" + name
         if block[156] in b"34":
             major, minor = number(block[329:337]), number(block[337:345])
-    mode, uid, gid, size, mtime = block[100:107], block[108:115], block[116:123], block[124:135], block[136:147]
+    whose, size, mtime = block[100:124], block[124:135], block[136:147]
     link = block[157:257].split(b"\0", 1)[0] if block[157] else b""
     try:  # nearly always all are digits; `number` knows the other ways
-        return (name, int(mode, 8) & 0o7777 if mode.isdigit() else number(block[100:108]) & 0o7777,
-                int(uid, 8) if uid.isdigit() else owner(number(block[108:116])),
-                int(gid, 8) if gid.isdigit() else owner(number(block[116:124])),
-                int(size, 8) if size.isdigit() else number(block[124:136]),
+        mode, uid, gid = known.get(whose) or _whose(whose, known)
+        return (name, mode, uid, gid, int(size, 8) if size.isdigit() else number(block[124:136]),
                 int(mtime, 8) * _SECOND if mtime.isdigit() else _bounded(number(block[136:148]) * _SECOND),
                 link, major, minor)
     except ValueError as error:
         raise ContentError("invalid tar: a number that is not octal") from error
+
+
+def _whose(fields: bytes, known: dict[bytes, tuple[int, int, int]]) -> tuple[int, int, int]:
+    """Mode, uid and gid, which are noted."""
+    mode, uid, gid = fields[:7], fields[8:15], fields[16:23]
+    found = (int(mode, 8) & 0o7777 if mode.isdigit() else number(fields[:8]) & 0o7777,
+             int(uid, 8) if uid.isdigit() else owner(number(fields[8:16])),
+             int(gid, 8) if gid.isdigit() else owner(number(fields[16:])))  # fmt: skip
+    if len(known) < _MOST_KNOWN:
+        known[fields] = found
+    return found
 
 
 def number(field: bytes) -> int:

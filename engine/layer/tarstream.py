@@ -60,6 +60,7 @@ class TarStream:
         self._view = memoryview(b"")
         self._at = 0
         self._base = 0  # the archive's offset of the buffer's first byte
+        self._whose: dict[bytes, tuple[int, int, int]] = {}
         self._left = 0  # content and padding of the present member that have not been read
         self._padding = 0
 
@@ -146,18 +147,23 @@ class TarStream:
 
     def _block(self) -> bytes | None:
         """The next header block, checked; None at the archive's end."""
-        block = self._read(BLOCK, may_end=True)
+        at = self._at
+        block = self._buffer[at : at + BLOCK]
+        if len(block) == BLOCK:
+            self._at = at + BLOCK
+        else:
+            block = self._read(BLOCK, may_end=True)
         if not block or block == _ZERO:
             if block and (after := self._read(BLOCK, may_end=True)) and after != _ZERO:
                 raise ContentError(f"invalid tar: a block of zeros at {self.offset - 2 * BLOCK} that is not the end")
             return None
+        field = block[148:156]
         try:
-            told = tarfields.number(block[148:156])
-        except ContentError:
+            told = tarfields.number(field) if field[6] or not field[:6].isdigit() else int(field[:6], 8)
+        except (ContentError, ValueError):
             told = -1
         # See tarcodec for why adler32 can add up the bytes of a block that is ASCII.
         total = (adler32(block) & 0xFFFF) - 1 if block.isascii() else sum(block)
-        field = block[148:156]
         total += 256 - sum(field)
         if told != total and told != total - 256 * sum(1 for byte in block if byte > 127):
             raise ContentError(f"invalid tar: the header at {self.offset - BLOCK} has a wrong checksum")
@@ -172,8 +178,9 @@ class TarStream:
         return body
 
     def _member(self, block: bytes, kind: int, records: dict[bytes, bytes], name: bytes | None, link: bytes | None) -> Member:
-        fields = tarfields.header(block)
-        fields = (name or fields[0], *fields[1:6], link or fields[6], *fields[7:])
+        fields = tarfields.header(block, self._whose)
+        if name or link:
+            fields = (name or fields[0], *fields[1:6], link or fields[6], *fields[7:])
         xattrs: tuple[tuple[str, bytes], ...] = ()
         if records:
             fields, xattrs = tarfields.amend(fields, records)
@@ -195,9 +202,12 @@ class TarStream:
             stored -= used
         if sparse is not None:
             tarfields.check_sparse(sparse, size, stored, path)
-        kind = 0x30 if kind in _WITH_CONTENT else kind
-        return Member(path, kind, mode, uid, gid, size if kind == 0x30 else 0, mtime, target, major, minor, xattrs, self.offset,
-                      stored, sparse)
+        if kind in _WITH_CONTENT:
+            kind = 0x30
+        else:
+            size = 0
+        values = (path, kind, mode, uid, gid, size, mtime, target, major, minor, xattrs, self._base + self._at, stored, sparse)
+        return tuple.__new__(Member, values)  # quicker than its constructor
 
     def _old_sparse(self, block: bytes) -> tuple[tuple[tuple[int, int], ...], int]:
         """GNU's old form: the map is in the header, and in blocks after it."""
