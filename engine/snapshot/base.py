@@ -17,7 +17,7 @@ from msgspec import Struct
 from engine.isolate.base import Root
 from engine.layer.arriving import Arriving
 from engine.layer.base import Chain, Layer
-from engine.layer.entries import Change
+from engine.layer.pack import Changes
 from engine.layer.tree import Tree
 
 
@@ -43,7 +43,7 @@ class Snapshotter(Protocol):
     async def prepare(self, chain: Chain, tree: Tree) -> Active:
         """A root with the chain's files. `tree` is the merged view of the chain."""
 
-    async def changes(self, active: Active, tree: Tree) -> Sequence[Change]:
+    async def changes(self, active: Active, tree: Tree) -> Changes:
         """What was done in the root since `prepare`, sorted by path, parents first, with the metadata of parents. `tree` is the
         state before."""
 

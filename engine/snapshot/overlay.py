@@ -14,12 +14,13 @@ from engine.isolate.base import Environment, OverlayRoot, Root
 from engine.layer.apply import Style
 from engine.layer.arriving import Arriving
 from engine.layer.base import Chain, Layer
-from engine.layer.entries import Change, Entry
+from engine.layer.entries import Entry
 from engine.layer.index import IndexStore
+from engine.layer.pack import Changes
 from engine.layer.tree import Tree
 from engine.snapshot import jobs
 from engine.snapshot.base import Active
-from engine.snapshot.compare import changes, suspects
+from engine.snapshot.compare import all_new, changes, suspects
 from engine.snapshot.layers import LayerDirs, Place, chain_name
 from engine.snapshot.upper import found_in, read_upper, same_as_below
 from engine.workers.base import Workers
@@ -58,16 +59,20 @@ class OverlaySnapshotter:
         overlay = OverlayRoot(lower, f"{directory}/upper", f"{directory}/work")
         return Active(str(directory.relative_to(self._state_dir)), overlay, chain)
 
-    async def changes(self, active: Active, tree: Tree) -> Sequence[Change]:
+    async def changes(self, active: Active, tree: Tree) -> Changes:
         """See `Snapshotter`."""
         _, environment = await self._opened()
         assert isinstance(active.root, OverlayRoot) and active.root.upper is not None
         upper = active.root.upper
-        found = found_in(await self._workers.call(read_upper, upper, environment.xattrs))
+        read = await self._workers.call(read_upper, upper, environment.xattrs)
+        index, removed, opaque = read
+        if not (removed or opaque) and (new := all_new(index, tree, environment.ids, os.fsencode(upper))):
+            return new
+        found = found_in(read)
         same: Sequence[bytes] = suspects(found, tree, environment.ids)
         if same:
             same = await self._workers.call(same_as_below, upper, active.root.lower, same)
-        return changes(found, tree, environment.ids, frozenset(same), os.fsencode(upper))
+        return Changes.of(changes(found, tree, environment.ids, frozenset(same), os.fsencode(upper)))
 
     async def commit(self, active: Active, chain: Chain) -> None:
         """See `Snapshotter`."""

@@ -18,13 +18,14 @@ from engine.isolate.base import DirectoryRoot, Environment, Root
 from engine.layer.apply import scan
 from engine.layer.arriving import Arriving
 from engine.layer.base import Chain, Layer
-from engine.layer.entries import Change, Entry
+from engine.layer.entries import Entry
 from engine.layer.hashing import hash_ranges
 from engine.layer.index import IndexStore
+from engine.layer.pack import Changes
 from engine.layer.tree import Tree
 from engine.snapshot import jobs, state
 from engine.snapshot.base import Active
-from engine.snapshot.compare import Found, changes, suspects
+from engine.snapshot.compare import Found, all_new, changes, suspects
 from engine.snapshot.layers import LayerDirs, Place, blob_path, chain_name, chain_names
 from engine.workers.base import Workers
 
@@ -72,16 +73,18 @@ class WalkSnapshotter:
             raise
         return Active(str(directory.relative_to(self._state_dir)), DirectoryRoot(f"{directory}/{state.ROOT}"), chain)
 
-    async def changes(self, active: Active, tree: Tree) -> Sequence[Change]:
+    async def changes(self, active: Active, tree: Tree) -> Changes:
         """See `Snapshotter`."""
         _, environment = await self._opened()
         directory = self._state_dir / active.id
         index, removed = await self._workers.call(state.read_changes, str(directory))
-        found = Found(index.entries, removed)
         root = os.fsencode(directory / state.ROOT)
+        if not removed and (new := all_new(index, tree, environment.ids, root)):
+            return new
+        found = Found(index.entries, removed)
         doubtful = suspects(found, tree, environment.ids)
         same = await self._same(root, doubtful, active.chain, tree) if doubtful else frozenset()
-        return changes(found, tree, environment.ids, same, root)
+        return Changes.of(changes(found, tree, environment.ids, same, root))
 
     async def commit(self, active: Active, chain: Chain) -> None:
         """See `Snapshotter`."""

@@ -20,6 +20,7 @@ from engine.content.store import DirectoryStore
 from engine.image.descriptor import OCI_LAYER, Descriptor
 from engine.image.digest import Digest
 from engine.isolate.base import Environment, RunSpec
+from engine.layer import columns
 from engine.layer.apply import scan
 from engine.layer.base import Chain, Layer
 from engine.layer.entries import Change, Entry
@@ -157,11 +158,19 @@ class Rig:
             pass
         return Ran(outcome.status, b"".join(written[1]), b"".join(written[2]))
 
+    async def changes(self, active: Active, tree: Tree) -> list[Change]:
+        """What was done in a root, one by one."""
+        changed = await self.snapshots.changes(active, tree)
+        rows, _ = columns.decode(changed.entries)
+        sources = changed.sources.split(b"\0") if len(rows) else []
+        assert not changed.offsets
+        return [Change(entry, source or None) for entry, source in zip(rows.entries(), sources, strict=True)]
+
     async def step(self, state: State, script: str, **options: Any) -> Ran:
         """Runs a shell script in a root, makes a layer of what it changed and commits it."""
         active = await self.snapshots.prepare(state.chain, state.tree)
         ran = await self.execute(active, "sh", "-c", script, **options)
-        ran.changes = await self.snapshots.changes(active, state.tree)
+        ran.changes = await self.changes(active, state.tree)
         with self.content.writer(written_elsewhere=True) as writer:
             packed = await self.pool.call(pack, tuple(ran.changes), str(writer.path), "none")
             digest = writer.commit(Digest("sha256", packed.digest), packed.size)

@@ -256,7 +256,7 @@ async def test_a_socket(machine: Rig, tmp_path: Path) -> None:
     assert served == [b"one\n", b"two\n"]
     ran = await machine.execute(active, "stat", "-c", "%F %a", "/s", mounts=(SocketMount("/s", "/none", 0o640),))
     assert ran.stdout == b"socket 640\n"
-    assert await machine.snapshots.changes(active, state.tree) == []
+    assert await machine.changes(active, state.tree) == []
 
 
 def perl() -> bytes:

@@ -243,7 +243,7 @@ async def test_what_a_command_has_left_is_there_before_its_supervisor_is_gone(ma
                    mounts=tuple(FileMount(f"/mounted/{n}/here", b"x") for n in range(300)))  # fmt: skip
     async with machine.pool.run(spec, lambda _stream, data: said.append(data)) as outcome:
         assert (outcome.status, b"".join(said), sleep.running()) == (0, b"done\n", [])
-        found = {change.entry.path: change.entry.kind for change in await machine.snapshots.changes(active, state.tree)}
+        found = {change.entry.path: change.entry.kind for change in await machine.changes(active, state.tree)}
     assert found == {b"bin": "dir", b"bin/ls": "whiteout", b"made": "file"}
     assert children_of(server) == workers
 

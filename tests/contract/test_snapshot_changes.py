@@ -82,7 +82,7 @@ async def test_bytes_of_a_changed_file_lie_at_its_source(machine: Rig) -> None:
     state = await machine.base()
     active = await machine.snapshots.prepare(state.chain, state.tree)
     await machine.execute(active, "sh", "-c", "echo hello > /data/a")
-    changes = await machine.snapshots.changes(active, state.tree)
+    changes = await machine.changes(active, state.tree)
     (source,) = [change.source for change in changes if change.entry.path == b"data/a"]
     assert source is not None and Path(source.decode()).read_bytes() == b"hello\n"
     await machine.snapshots.discard(active)
@@ -152,6 +152,6 @@ async def test_a_state_of_no_layers(machine: Rig) -> None:
     active = await machine.snapshots.prepare((), state.tree)
     ran = await machine.execute(active, "/nosuch")
     assert (ran.status, ran.stderr) == (127, b'exec: "/nosuch": stat /nosuch: no such file or directory\n')
-    changes = await machine.snapshots.changes(active, state.tree)
+    changes = await machine.changes(active, state.tree)
     assert {change.entry.path for change in changes} == {b"dev", b"proc", b"sys"}
     await machine.snapshots.discard(active)

@@ -44,7 +44,7 @@ async def listing(machine: Rig, state: State, *paths: str) -> str:
     active = await machine.snapshots.prepare(state.chain, state.tree)
     ran = await machine.execute(active, "sh", "-c", "cd / && find " + " ".join(paths) + " | sort | while read f; do "
                                 "stat -c '%n %F %a %Y' $f; done")
-    assert await machine.snapshots.changes(active, state.tree) == []
+    assert await machine.changes(active, state.tree) == []
     await machine.snapshots.discard(active)
     return ran.stdout.decode()
 
@@ -64,7 +64,7 @@ async def test_what_a_layer_puts_below_a_lower_symlink_lands_where_it_leads(mach
     ran = await machine.execute(active, "sh", "-c", "readlink /var; readlink /data/link; cat /data/new /data/sub/new /data/dir/f "
                                 "/data/sub/over /data/a")
     assert ran.stdout == b"data\nsub\n1234a\n"
-    assert await machine.snapshots.changes(active, state.tree) == []
+    assert await machine.changes(active, state.tree) == []
     found = await machine.snapshots.files(state.chain, state.tree, [b"data/sub/over", b"data/new"])
     assert [Path(os.fsdecode(found[path][0])).read_text() for path in sorted(found)] == ["1", "4"]
 
@@ -75,7 +75,7 @@ async def test_a_hard_link_to_a_lower_layers_file_is_that_file(machine: Rig) -> 
     active = await machine.snapshots.prepare(state.chain, state.tree)
     ran = await machine.execute(active, "sh", "-c", "cat /l/a /l/b && stat -c '%a %Y' /l/a")
     assert (ran.stdout, ran.stderr) == (b"a\nc\n644 1577836800\n", b"")
-    assert await machine.snapshots.changes(active, state.tree) == []
+    assert await machine.changes(active, state.tree) == []
     found = await machine.snapshots.files(state.chain, state.tree, [b"l/a"])
     assert Path(os.fsdecode(found[b"l/a"][0])).read_text() == "a\n"
 

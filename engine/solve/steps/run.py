@@ -13,7 +13,6 @@ from engine.image.descriptor import Descriptor
 from engine.isolate.base import RunSpec
 from engine.layer.accounts import Account, lookup_account
 from engine.layer.base import Layer
-from engine.layer.pack import Changes
 from engine.plan.base import RunOp, Step
 from engine.plan.scope import DEFAULT_PATH
 from engine.snapshot.base import Active, Snapshotter
@@ -51,7 +50,7 @@ async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State], depa
         active = await snapshots.prepare(chain, tree)
         try:
             async with _command(job, step, op, active, account, mounts):
-                changes = Changes.of(await snapshots.changes(active, tree))
+                changes = await snapshots.changes(active, tree)
                 layer, _ = await make_layer(job, changes, own_files=False, depart=depart)
             if job.latest_mtime is None:
                 await snapshots.commit(active, (*chain, layer))

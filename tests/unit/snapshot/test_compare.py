@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,10 +12,11 @@ from engine.image.descriptor import OCI_LAYER, Descriptor
 from engine.image.digest import Digest
 from engine.isolate.base import IdMap
 from engine.layer.base import Layer
-from engine.layer.entries import Entry
+from engine.layer.entries import Entry, ancestors
 from engine.layer.index import Index
+from engine.layer.pack import Changes
 from engine.layer.tree import Tree
-from engine.snapshot.compare import Found, changes, suspects
+from engine.snapshot.compare import Found, all_new, changes, suspects
 
 ALL = IdMap("identity")
 LAYER = Layer(Digest.of(b""), Descriptor(OCI_LAYER, Digest.of(b""), 0))
@@ -147,6 +149,59 @@ def test_the_changes_on_the_tree_below_give_what_is_on_disk(before: dict[bytes, 
     out = changes(Found(found, removed), below, ALL, frozenset(), b"/up")
     merged = below.extended(LAYER, Index(change.entry for change in out))
     assert {path: merged.get(path) for path in {*first, *second}} == {path: second.get(path) for path in {*first, *second}}
+
+
+def test_files_that_are_new_are_changes_as_they_were_found() -> None:
+    found = [directory(b"d"), directory(b"d/new"), file(b"d/new/f", 7), Entry(b"d/new/l", "symlink", 0o777, link=b"f"), file(b"z", 5)]
+    index = Index(found)
+    new = all_new(index, BELOW, ALL, b"/up")
+    assert new is not None
+    assert new.entries == index.to_bytes()
+    assert (new.count, new.size, new.sources) == (5, 12, b"\0\0/up/d/new/f\0\0/up/z")
+    assert all_new(Index(()), BELOW, ALL, b"/up") == Changes.of(())
+
+
+@pytest.mark.parametrize("found", [
+    pytest.param([directory(b"d"), file(b"d/a")], id="a file that was there"),
+    pytest.param([directory(b"l"), file(b"l/x")], id="a link that is a directory now, and may hide something"),
+    pytest.param([file(b"d/x")], id="without the directory it is in"),
+    pytest.param([directory(b"d"), file(b"d/x"), Entry(b"d/y", "hardlink", 0o644, size=1, link=b"d/x")], id="two names of one file"),
+    pytest.param([directory(b""), file(b"x")], id="the root"),
+])  # fmt: skip
+def test_anything_else_is_looked_at_more_closely(found: list[Entry]) -> None:
+    assert all_new(Index(found), BELOW, ALL, b"/up") is None
+
+
+def test_a_directory_whose_owner_cannot_be_on_disk_is_looked_at_more_closely() -> None:
+    below = tree(directory(b"d", uid=70_000))
+    found = Index([directory(b"d"), file(b"d/x")])
+    assert all_new(found, below, IdMap("subids", 65_536), b"/up") is None
+    assert all_new(found, below, ALL, b"/up") is not None
+
+
+def test_directories_that_were_only_looked_at_are_no_changes() -> None:
+    """Overlayfs copies a directory up when something was made in it, and it stays when that is gone again."""
+    kept = [directory(b"d"), directory(b"d/n"), Entry(b"d/n/l", "symlink", 0o777, link=b"f"), file(b"z", 5)]
+    looked_at = [directory(b"d"), directory(b"d/e"), *kept[1:]]
+    new = all_new(Index(looked_at), BELOW, ALL, b"/up")
+    assert new == all_new(Index(kept), BELOW, ALL, b"/up") == Changes.of(changes(Found(looked_at), BELOW, ALL, (), b"/up"))
+    assert all_new(Index([directory(b"d"), directory(b"d/e")]), BELOW, ALL, b"/up") == Changes.of(())
+    other = Index([directory(b"d"), directory(b"d/e", 0o700)])
+    assert all_new(other, BELOW, ALL, b"/up") == Changes(2, 0, other.to_bytes(), b"\0")
+    with_attribute = Index([directory(b"d"), directory(b"d/e"), file(b"d/x", xattrs=CAPABILITY)])
+    assert all_new(with_attribute, BELOW, ALL, b"/up") is None
+
+
+@given(st.dictionaries(PATHS, st.sampled_from(["file", "dir"])), st.dictionaries(PATHS, st.sampled_from(["file", "dir"])),
+       st.sets(PATHS))
+def test_what_is_new_comes_to_the_same_either_way(before: dict[bytes, str], after: dict[bytes, str], looked_at: set[bytes]) -> None:
+    """For any two states: what is found and not looked at more closely are the changes that looking finds."""
+    first, second = _whole(before, {}), _whole(before, after)
+    below = tree(*first.values())
+    differ = [path for path, entry in second.items() if first.get(path) != entry or path in looked_at]
+    found = [second[path] for path in sorted({at for path in differ for at in [*ancestors(path), path]})]
+    new = all_new(Index(found), below, ALL, b"/up")
+    assert new is None or new == Changes.of(changes(Found(found), below, ALL, frozenset(), b"/up"))
 
 
 def _whole(before: dict[bytes, str], after: dict[bytes, str]) -> dict[bytes, Entry]:
