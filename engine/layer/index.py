@@ -19,6 +19,7 @@ from engine.layer.entries import Entry
 CONSULTED = frozenset({b"etc/passwd", b"etc/group"})
 """The files whose content an index holds, when it is at most `MOST_CONSULTED` bytes."""
 MOST_CONSULTED = 1 << 20
+_VERY_MANY = 50_000
 
 
 class Index:
@@ -86,13 +87,17 @@ class Index:
 @contextmanager
 def collector_paused() -> Iterator[None]:
     """Without the cyclic garbage collector, for work that makes very many values and no cycles: looking through all of them again
-    and again would take several times as long as making them."""
+    and again would take several times as long as making them. Nor are they looked through as soon as it is over: if they are very
+    many, all that there is by then counts as old."""
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if enabled:
+            if gc.get_count()[0] > _VERY_MANY and not gc.get_freeze_count():
+                gc.freeze()
+                gc.unfreeze()  # into the oldest generation, without a look at anything
             gc.enable()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import zlib
 from pathlib import Path
@@ -14,7 +15,7 @@ from engine.errors import ContentError, StorageError
 from engine.image.digest import Digest
 from engine.layer.columns import Columns, decode, encode
 from engine.layer.entries import Entry
-from engine.layer.index import Index, IndexStore
+from engine.layer.index import Index, IndexStore, collector_paused
 from tests.unit.layer.test_tarcodec import entries as any_entries
 
 digests = st.sampled_from(["", "ab" * 32, "00" * 32])
@@ -98,3 +99,25 @@ def test_a_store_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
         IndexStore(tmp_path / "file").put(DIFF_ID, SOME)
+
+
+def test_what_was_made_while_the_collector_paused_is_not_looked_through_when_it_is_over() -> None:
+    looks: list[str] = []
+
+    def look(phase: str, _info: dict[str, int]) -> None:
+        looks.append(phase)
+
+    gc.collect()
+    gc.callbacks.append(look)
+    try:
+        with collector_paused():
+            cycle: list[object] = []
+            cycle.append(cycle)
+            made = [(number, [number]) for number in range(100_000)]
+        more = [[number] for number in range(100)]
+        assert looks == []
+        assert (len(made), len(more), gc.isenabled(), gc.get_freeze_count()) == (100_000, 100, True, 0)
+        del cycle, made
+        assert gc.collect() >= 1  # what is old is not lost
+    finally:
+        gc.callbacks.remove(look)
