@@ -82,7 +82,6 @@ def _parts(made: inputs.Inputs, place: Path) -> dict[str, Callable[[], object]]:
     from engine.layer.pack import pack_changes
     from engine.layer.scan import scan
     from engine.layer.unpack import unpack
-    from engine.solve.copying.digest import dependence, digest_items
     from engine.solve.copying.fingerprint import fingerprinted
 
     root = place / "root"
@@ -108,7 +107,7 @@ def _parts(made: inputs.Inputs, place: Path) -> dict[str, Callable[[], object]]:
         "plan a copy of 40 k files": lambda: _plan(walked),
         "hash 40 k files": lambda: hash_ranges([(*walked.source(path), entry.size) for path in files
                                                 if (entry := walked.get(path)) is not None]),
-        "key of a copy of 40 k files (digests known)": lambda: b"".join(digest_items(dependence(copied, {}).columns)),
+        "key of a copy of 40 k files (digests known)": lambda: _key(copied),
         "fingerprint of 40 k files": lambda: fingerprinted(_REQUEST, later),
         "columns of the changes of 40 k files": lambda: _changes(later),
         "pack 40 k files": lambda: pack_changes(_changes(later), str(place / "blob")),
@@ -121,6 +120,14 @@ def _parts(made: inputs.Inputs, place: Path) -> dict[str, Callable[[], object]]:
         "start: import of all that a pushing build needs": lambda: _python(
             "-c", "from engine.cli import build, inputs, loop; from engine import Engine; import engine.registry.session, uvloop"),
     }  # fmt: skip
+
+
+def _key(copied: Copies) -> bytes:
+    from engine.solve.copying.digest import Dependence, digest_items
+
+    on = Dependence(copied)
+    on.learn({})
+    return b"".join(digest_items(on.columns))
 
 
 def _walk(top: Path) -> DirectoryTree:
@@ -141,7 +148,7 @@ def _plan(walked: DirectoryTree) -> Copies:
 
 
 def _changes(walked: DirectoryTree) -> Changes:
-    from engine.solve.steps.copy import Rows
+    from engine.solve.steps.rows import Rows
 
     return Rows(_plan(walked), walked.source, walked.source, None).take()
 

@@ -12,10 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct, field
 
 from engine.layer.index import collector_paused
 
@@ -59,12 +63,47 @@ class FileKey(NamedTuple):
         return self.ctime + slack < now
 
 
+class Digests(Struct):
+    """Digests of files by columns, for another process: to be filled with `add`. Devices, inodes and times are as in `FileKey`."""
+
+    devices: array[int] = field(default_factory=lambda: array("Q"))
+    inodes: array[int] = field(default_factory=lambda: array("Q"))
+    sizes: array[int] = field(default_factory=lambda: array("q"))
+    mtimes: array[int] = field(default_factory=lambda: array("q"))
+    ctimes: array[int] = field(default_factory=lambda: array("q"))
+    digests: bytearray = field(default_factory=bytearray)
+
+    def __len__(self) -> int:
+        return len(self.inodes)
+
+    def add(self, key: FileKey, digest: bytes) -> None:
+        """One more file, and its sha256."""
+        device, inode, size, mtime, ctime = key
+        self.devices.append(device)
+        self.inodes.append(inode)
+        self.sizes.append(size)
+        self.mtimes.append(mtime)
+        self.ctimes.append(ctime)
+        self.digests += digest
+
+    def pairs(self) -> Iterator[tuple[FileKey, bytes]]:
+        """All files."""
+        keys = map(FileKey, self.devices, self.inodes, self.sizes, self.mtimes, self.ctimes)
+        digests = (bytes(self.digests[at : at + 32]) for at in range(0, len(self.digests), 32))
+        return zip(keys, digests, strict=True)
+
+
+def store_digests(path: str, digests: Digests, hashed_after: int) -> None:
+    """Keeps digests in the store at `path`; see `DigestStore.store`. A job for a worker."""
+    DigestStore(Path(path), time.time_ns).store(digests.pairs(), hashed_after)
+
+
 class DigestStore:
     """sha256 (32 bytes) by file, and by the fingerprint of many, in one SQLite file. The methods block: call them from a thread."""
 
     def __init__(self, path: Path, clock: Callable[[], int]) -> None:
         """`clock` gives nanoseconds since the epoch (time.time_ns)."""
-        self._path = path
+        self.path = path
         self._clock = clock
 
     def lookup(self, keys: Sequence[FileKey]) -> list[bytes | None]:
@@ -159,9 +198,9 @@ class DigestStore:
     def _open(self) -> Connection:
         import sqlite3
 
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         for attempt in (1, 2):
-            connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS)
+            connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS)
             try:
                 (version,) = connection.execute("pragma user_version").fetchone()
                 if version == _VERSION:
@@ -187,7 +226,7 @@ class DigestStore:
         """Removes a file that is no database of ours. Who has it open keeps working with what is no longer there."""
         for suffix in ("", "-wal", "-shm"):
             with contextlib.suppress(OSError):
-                self._path.with_name(self._path.name + suffix).unlink()
+                self.path.with_name(self.path.name + suffix).unlink()
 
 
 def _signed(number: int) -> int:

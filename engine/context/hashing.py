@@ -9,18 +9,19 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import anyio
 import anyio.to_thread
 
-from engine.context.digests import DigestStore, FileKey
+from engine.context.digests import Digests, DigestStore, FileKey, store_digests
 from engine.context.faults import show, unreadable
 from engine.errors import ContextError, EngineError
 
 EMPTY = hashlib.sha256(b"").digest()
 
-Call = Callable[..., Awaitable[list[bytes | None]]]
+Call = Callable[..., Awaitable[Any]]
 """Runs a module-level function with arguments somewhere and gives what it returns (`Workers.call`)."""
 
 Keep = Callable[[], Awaitable[None]]
@@ -93,15 +94,21 @@ class Hasher:
                                    hint="nothing may write to the build context during a build")
 
         async def keep() -> None:
-            if missing:
-                await self.keep(((keys[at], digest) for at in missing if (digest := found[at]) is not None), began)
+            read = Digests()
+            for at in missing:
+                read.add(keys[at], found[at] or b"")
+            await self.keep(read, began)
 
         return [digest for digest in found if digest is not None], keep
 
-    async def keep(self, digests: Iterable[tuple[FileKey, bytes]], read_after: int) -> None:
+    async def keep(self, digests: Digests, read_after: int) -> None:
         """Keeps digests of files that were read after a time (nanoseconds since the epoch) for later builds."""
-        if self._store is not None:
-            await anyio.to_thread.run_sync(self._store.store, digests, read_after)
+        if self._store is None or not len(digests):
+            return
+        if self._call is not None and len(digests) >= _MANY_FILES:
+            await self._call(store_digests, str(self._store.path), digests, read_after)
+        else:
+            await anyio.to_thread.run_sync(self._store.store, digests.pairs(), read_after)
 
     async def _known(self, keys: Sequence[FileKey]) -> list[bytes | None]:
         if self._store is None or not len(keys):
@@ -125,7 +132,7 @@ class Hasher:
                 job: list[Row] = [(prefix + path(at), *keys[at][1:]) for at in places]
                 try:
                     if elsewhere is not None:
-                        digests = await elsewhere(hash_files, job)
+                        digests: list[bytes | None] = await elsewhere(hash_files, job)
                     else:
                         digests = await anyio.to_thread.run_sync(hash_files, job, abandon_on_cancel=True)
                 except OSError as error:

@@ -166,7 +166,7 @@ class DirectorySubtree:
     def columns(self) -> Columns:
         """See `Subtree`."""
         paths: list[bytes] = []
-        mode, size, mtime, digests = array("q"), array("q"), array("q"), bytearray()
+        mode, size, mtime = array("q"), array("q"), array("q")
         links: dict[int, bytes] = {}
         for prefix, listing in self.parts:
             links.update((len(paths) + at, link) for at, link in listing.links.items())
@@ -174,14 +174,10 @@ class DirectorySubtree:
             mode.extend(array("q", listing.modes))
             size.extend(listing.sizes)
             mtime.extend(listing.mtimes)
-            digests += listing.digests or bytes(32 * len(listing))
         count = len(paths)
-        known = bytes(count)
-        if any(listing.digests for _, listing in self.parts):
-            known = bytes([digests[at : at + 32] != _UNKNOWN for at in range(0, 32 * count, 32)])
         kinds = b"".join([listing.kinds for _, listing in self.parts])
         uid, gid = (array("q", [0]) * count for _ in range(2))
-        return Columns(paths, kinds, Numbers(mode, uid, gid, size, mtime), links, bytes(digests), known, {})
+        return Columns(paths, kinds, Numbers(mode, uid, gid, size, mtime), links, bytes(32 * count), bytes(count), {})
 
     def identities(self) -> set[object] | None:
         """See `Subtree`."""
@@ -223,7 +219,11 @@ class DirectorySubtree:
             listing.digests = bytearray(digests[start:end])
             start = end
 
-    def keys(self) -> Iterator[tuple[FileKey, bytes]]:
+    def digests(self) -> bytes:
+        """See `Subtree`."""
+        return b"".join([listing.digests or bytes(32 * len(listing)) for _, listing in self.parts])
+
+    def known(self) -> Iterator[tuple[FileKey, bytes]]:
         """The files whose digests are known, with them."""
         for _, listing in self.parts:
             for at in range(len(listing)):

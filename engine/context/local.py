@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
-from engine.context.digests import FileKey
+from engine.context.digests import Digests, FileKey
 from engine.context.directory import DirectoryTree
 from engine.context.faults import show
 from engine.context.hashing import EMPTY, Hasher, Keep
@@ -105,10 +104,16 @@ class DirectoryContext:
 
     async def keep(self, files: Iterable[bytes], subtrees: Sequence[Subtree], read_after: int) -> None:
         """See `SubtreeContext`."""
-        own = ((key, digest) for path in files
-               if (key := self.tree.key(path)) is not None and (digest := self.tree.digest(path)) is not None)  # fmt: skip
-        below = (subtree.keys() for subtree in subtrees if isinstance(subtree, DirectorySubtree))
-        await self._hasher.keep(chain(own, chain.from_iterable(below)), read_after)
+        digests = Digests()
+        for path in files:
+            key, digest = self.tree.key(path), self.tree.digest(path)
+            if key is not None and digest is not None:
+                digests.add(key, digest)
+        for subtree in subtrees:
+            assert isinstance(subtree, DirectorySubtree)
+            for pair in subtree.known():
+                digests.add(*pair)
+        await self._hasher.keep(digests, read_after)
 
     async def directory(self, path: bytes) -> str | None:
         """See `Context`."""

@@ -90,7 +90,10 @@ class Subtree(Protocol):
         """How many entries are below it."""
 
     def columns(self) -> Columns:
-        """The entries, all root's, their paths relative to the directory, in no order; with those digests that are known."""
+        """The entries, all root's, their paths relative to the directory, in no order and without digests."""
+
+    def digests(self) -> bytes:
+        """For each row of `columns` 32 bytes: sha256 of a file, as far as it is known, else 0."""
 
     def identities(self) -> set[object] | None:
         """What `FileTree.identity` gives for its files; None if it is the same for two of them."""

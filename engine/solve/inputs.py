@@ -26,7 +26,7 @@ from engine.layer.hashing import hash_ranges
 from engine.layer.tree import Tree
 from engine.plan.base import CopyOp, Source
 from engine.solve.copying.copies import Copies
-from engine.solve.copying.digest import dependence, digest_items, listing
+from engine.solve.copying.digest import Dependence, digest_items, listing
 from engine.solve.copying.draft import EmptyTree
 from engine.solve.copying.fingerprint import Fingerprinted, fingerprinted
 from engine.solve.copying.plan import CopyPlan
@@ -104,6 +104,7 @@ class Inputs:
         self._job = job
         self._closing = closing
         self._known: dict[tuple[str, FileSelection], FilesKey] = {}
+        self._foreseen: dict[tuple[str, FileSelection], tuple[Copies, Dependence]] = {}
         self._surveyed: dict[tuple[str, FileSelection], Fingerprinted | None] = {}
         self._flight = SingleFlight()
         self._expected: dict[tuple[str, FileSelection], _Expected] = {}
@@ -127,8 +128,8 @@ class Inputs:
         finally:
             expected.made.set()
 
-    async def beside_survey(self, op: CopyOp, work: Callable[[], Awaitable[T]]) -> T:
-        """Does some work, while directories are listed of which a copy takes everything."""
+    async def foreseeing(self, op: CopyOp, work: Callable[[], Awaitable[T]]) -> T:
+        """Does some work, and beside it makes ready what can be of a copy's key before the digests of its files are known."""
         failures: list[Exception] = []
         results: list[T] = []
 
@@ -141,7 +142,7 @@ class Inputs:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(other)
             with suppress(EngineError):  # the copy will meet it again
-                await self._survey(await self._job.context(op.source.context), op.source.context, FileSelection.copy(op))
+                await self._foresee(op.source.context, FileSelection.copy(op))
         if failures:
             raise failures[0]
         return results[0]
@@ -166,12 +167,12 @@ class Inputs:
         if whole is not None:
             known = await anyio.to_thread.run_sync(self._job.mechanisms.digests.recall, whole.fingerprint)
             if known is not None:
-                later = _Later(lambda: self._look(context, selection.request))
+                later = _Later(lambda: self._look(context, name, selection))
                 return FilesKey(_joined([*parts, known.hex()]), Listing(lambda: {**urls, **later.listing()}), later.prepare)
-        digest, listing = await self._look(context, selection.request)
+        digest, listing = await self._look(context, name, selection)
         if whole is not None:
             found, raw = whole, bytes.fromhex(digest)
-            self._closing.start_soon(_finish, lambda: anyio.to_thread.run_sync(self._remember, found, began, raw))
+            self._closing.start_soon(finish, lambda: anyio.to_thread.run_sync(self._remember, found, began, raw))
         return FilesKey(_joined([*parts, digest]), Listing(lambda: {**urls, **listing()}))
 
     async def _survey(self, context: Context, name: str, selection: FileSelection) -> Fingerprinted | None:
@@ -185,21 +186,29 @@ class Inputs:
         if whole.settled(began):
             self._job.mechanisms.digests.remember(whole.fingerprint, digest)
 
-    async def _look(self, context: Context, request: CopyRequest) -> tuple[str, Callable[[], Mapping[str, str]]]:
-        """The digest of what a request takes from a context, and its listing, by way of the digest of every file."""
-        copies = await anyio.to_thread.run_sync(_plan, request, context.tree)
+    async def _foresee(self, name: str, selection: FileSelection) -> None:
+        context = await self._job.context(name)
+        await self._survey(context, name, selection)
+        self._foreseen[name, selection] = await anyio.to_thread.run_sync(_plan, selection.request, context.tree)
+
+    async def _look(self, context: Context, name: str, selection: FileSelection) -> tuple[str, Callable[[], Mapping[str, str]]]:
+        """The digest of what a copy takes from a context, and its listing, by way of the digest of every file."""
+        planned = self._foreseen.pop((name, selection), None)
+        if planned is None:
+            planned = await anyio.to_thread.run_sync(_plan, selection.request, context.tree)
+        copies, on = planned
         for graft in copies.grafts:
             assert isinstance(context, SubtreeContext)
-            self._closing.start_soon(_finish, await context.digest_below(graft.subtree))
+            self._closing.start_soon(finish, await context.digest_below(graft.subtree))
         digests = await context.digests(list(_files(copies.own)))
-        return await anyio.to_thread.run_sync(_summed, copies, digests)
+        return await anyio.to_thread.run_sync(_summed, on, digests)
 
     async def state_files(self, state: State, selection: FileSelection) -> FilesKey:
         """What a step takes from another state: equal for equal files, whatever layers they lie in."""
         tree = await self._job.mechanisms.trees.tree(state.chain)
-        copies = await anyio.to_thread.run_sync(_plan, selection.request, tree)
+        copies, on = await anyio.to_thread.run_sync(_plan, selection.request, tree)
         unknown = [c.from_path for c in copies.own if c.from_path is not None and c.entry.size and not c.entry.digest]
-        digest, listing = _summed(copies, await self._hashed(state, tree, unknown))
+        digest, listing = _summed(on, await self._hashed(state, tree, unknown))
         return FilesKey(digest, Listing(listing))
 
     async def _hashed(self, state: State, tree: Tree, paths: Sequence[bytes]) -> dict[bytes, str]:
@@ -238,7 +247,7 @@ class Inputs:
         return _encode(heredoc.name), Change(entry, bytes(path))
 
 
-async def _finish(work: Callable[[], Awaitable[None]]) -> None:
+async def finish(work: Callable[[], Awaitable[None]]) -> None:
     """Does some work to its end, also when the build ends meanwhile."""
     with anyio.CancelScope(shield=True):
         await work()
@@ -263,20 +272,21 @@ class _Later:
         _, self.listing = await self._look()
 
 
-def _plan(request: CopyRequest, tree: FileTree) -> Copies:
+def _plan(request: CopyRequest, tree: FileTree) -> tuple[Copies, Dependence]:
     plan = CopyPlan(request, EmptyTree())
     plan.add_sources(tree)
-    return plan.result()
+    copies = plan.result()
+    return copies, Dependence(copies)
 
 
 def _files(copied: Iterable[Copied]) -> Iterable[bytes]:
     return (c.from_path for c in copied if c.from_path is not None and c.entry.size)
 
 
-def _summed(copies: Copies, digests: Mapping[bytes, str]) -> tuple[str, Callable[[], dict[str, str]]]:
+def _summed(on: Dependence, digests: Mapping[bytes, str]) -> tuple[str, Callable[[], dict[str, str]]]:
     """The digest of a copy, and what lists it."""
     digest, checksums = hashlib.sha256(), array("I")
-    on = dependence(copies, digests)
+    on.learn(digests)
     for item in digest_items(on.columns):
         digest.update(item)
         checksums.append(crc32(item))

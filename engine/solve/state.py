@@ -157,6 +157,10 @@ class Trees:
             raise ContentError(f"the index of layer {layer.diff_id} cannot be kept")
         return found
 
+    def knows(self, chain: Chain) -> bool:
+        """Whether `tree` needs to read no layer."""
+        return all(self._indexes.path(layer.diff_id).exists() for layer in chain)
+
     async def ready(self, layer: Layer, unpack: Callable[[], Awaitable[None]]) -> None:
         """Has a layer unpacked, which makes its index too; who asks for that meanwhile waits for it."""
         await self._flight.run(layer.diff_id, unpack)

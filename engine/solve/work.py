@@ -21,14 +21,14 @@ from engine.plan.base import CopyOp, ImageSource, Plan, RunOp, Step
 from engine.solve.ahead import Bases, Sender
 from engine.solve.driver import Node
 from engine.solve.explain import reasons
-from engine.solve.inputs import Inputs
+from engine.solve.inputs import Inputs, finish
 from engine.solve.keys import Key, Keys
 from engine.solve.mechanisms import Job
 from engine.solve.state import State
 
 if TYPE_CHECKING:
-    from engine.solve.steps.copy import Unread
     from engine.solve.steps.pack import Depart
+    from engine.solve.steps.unread import Unread
 
 
 class FoundRecord(Struct, frozen=True):
@@ -163,7 +163,7 @@ class PlanWork:
 
     async def _copy_unread(self, step: Step, states: Mapping[str, State]) -> State | None:
         """Makes a copy whose files have not been read, unless somebody else is making one like it, or it is small."""
-        from engine.solve.steps.copy import copy_unread
+        from engine.solve.steps.unread import copy_unread
 
         op = self._unread[step.id]
         with ExitStack() as stack:
@@ -187,6 +187,7 @@ class PlanWork:
         """Records a copy whose key is known only now, to its end even if the build ends meanwhile."""
         with held, anyio.CancelScope(shield=True):
             task_status.started()
+            self._closing.start_soon(finish, copied.keep)
             try:
                 key = await self._keys.content(step, states)
                 await self._explain_miss(step, key)
@@ -194,7 +195,6 @@ class PlanWork:
             except EngineError as error:
                 self._failed(step, error)
                 raise
-            await copied.keep()
 
     async def _unread_lock(self, step: Step, states: Mapping[str, State]) -> str:
         return f"copy {await self._keys.outline(step, states)}"

@@ -148,3 +148,24 @@ async def test_without_cache_the_same_image_is_made(base: str, engine: Engine, m
     first = await engine.build(request(context, build_args=FIXED))
     again = await engine.build(request(context, build_args=FIXED, no_cache=True))
     assert (again.ran, again.digest) == (2, first.digest)
+
+
+@pytest.mark.parametrize("place", ["/app/", "/odd/tree/", "/link/", "/here/"])
+async def test_what_is_packed_before_the_base_is_known_is_right_whatever_the_base_has(
+        base: str, registry: RegistryServer, engine: Engine, memory: Path, place: str) -> None:
+    odd = write_context(memory / "odd", f"FROM {base}\nRUN mkdir -m 700 /odd && ln -s /odd/tree /link && mkdir -p /odd/tree && "
+                                        "mkdir -p /here/d1 && echo old > /here/d1/f1 && echo stays > /here/d1/mine\n")  # fmt: skip
+    name = f"{registry.address}/odd:1"
+    async with Engine(Settings(memory / "odd-state")) as other:
+        await other.build(request(odd, name))
+    context = many(memory / "app", base, salt="new\n")
+    (context / "Dockerfile").write_text(f"FROM {name}\nCOPY tree {place}\n")
+    fixed = {"build_args": FIXED}
+    first = await engine.build(request(context, f"{registry.address}/app:1", **fixed))
+    assert first.ran == 1
+    async with Engine(Settings(memory / "second")) as second:
+        (context / "Dockerfile").write_text(f"FROM {name}\nCOPY Dockerfile /\n")
+        await second.build(request(context))
+        (context / "Dockerfile").write_text(f"FROM {name}\nCOPY tree {place}\n")
+        slowly = await second.build(request(context, f"{registry.address}/app:2", **fixed))
+    assert (slowly.ran, slowly.digest) == (1, first.digest)

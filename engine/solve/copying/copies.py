@@ -63,7 +63,7 @@ class Graft(Struct, frozen=True):
         """The entries one by one."""
         columns = self.columns()
         for entry, origin in zip(columns.entries(), self.origins(columns), strict=True):
-            yield Copied(entry._replace(digest=""), origin)
+            yield Copied(entry, origin)
 
 
 class Copies:

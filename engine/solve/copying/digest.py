@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Final, NamedTuple
+from typing import Final
 from zlib import crc32
 
 from engine.layer.columns import NUMBERS, Columns
-from engine.layer.entries import Entry
 from engine.solve.copying.copies import Copies, in_order
 from engine.solve.copying.request import Copied
 
@@ -16,43 +15,45 @@ MOST_LISTED: Final = 1000
 """Entries of a listing; of larger copies, directories are listed in place of what is in them."""
 
 _FILE, _DIRECTORY = NUMBERS["file"], NUMBERS["dir"]
+_NONE = bytes(32)
 
 
-class Dependence(NamedTuple):
-    """What a copy depends on: its entries but for directories that were there before, with the digests of files."""
+class Dependence:
+    """What a copy depends on: its entries but for directories that were there before. Most of it can be made before the digests of
+    the files are known; `columns` has them once `learn` was called."""
 
-    columns: Columns
-    own: Mapping[bytes, bytes]
-    """Where files that were copied one by one come from, by path."""
-    graft: array[int]
-    """By row the number of the graft it is in, from 1 on; 0 for none."""
-    moved: Sequence[tuple[bytes, int]]
-    """Of each graft what the paths of its files began with, and how many bytes they begin with now instead."""
+    def __init__(self, copies: Copies) -> None:
+        self._own = [copied for copied in copies.own if not copied.kept]
+        self._grafts = copies.grafts
+        self.columns = Columns.of(copied.entry for copied in self._own)
+        self._origins = {copied.entry.path: copied.from_path for copied in self._own if copied.from_path is not None}
+        numbers = array("L", [0]) * len(self._own)  # by row the number of the graft it is in, from 1 on
+        for number, graft in enumerate(copies.grafts, 1):
+            self.columns.extend(graft.columns())
+            numbers.extend(array("L", [number]) * len(graft.subtree))
+        self._order = in_order(self.columns) if copies.grafts else None
+        if self._order is not None:
+            self.columns, numbers = self.columns.reordered(self._order), array("L", map(numbers.__getitem__, self._order))
+        self._numbers = numbers
+
+    def learn(self, digests: Mapping[bytes, str]) -> None:
+        """Takes up sha256 (hexadecimal) of the files that come one by one from a context, by path; subtrees know theirs.
+        Raises `KeyError` when one is missing."""
+        raw = b"".join([*(_digest(copied, digests) for copied in self._own), *(graft.subtree.digests() for graft in self._grafts)])
+        if self._order is not None:
+            raw = b"".join([raw[at * 32 : at * 32 + 32] for at in self._order])
+        self.columns.digests = raw
+        self.columns.known = bytes([raw[at : at + 32] != _NONE for at in range(0, len(raw), 32)])
 
     def names(self) -> Iterator[bytes]:
         """For each entry the path that people know it by: where it comes from, or else goes to."""
-        for path, kind, graft in zip(self.columns.paths, self.columns.kinds, self.graft, strict=True):
-            if graft and kind == _FILE:
-                old, skip = self.moved[graft - 1]
+        moved = [graft.prefixes for graft in self._grafts]
+        for path, kind, number in zip(self.columns.paths, self.columns.kinds, self._numbers, strict=True):
+            if number and kind == _FILE:
+                old, skip = moved[number - 1]
                 yield old + path[skip:]
             else:
-                yield self.own.get(path, path)
-
-
-def dependence(copies: Copies, digests: Mapping[bytes, str]) -> Dependence:
-    """What a copy depends on. `digests` has the sha256 (hexadecimal) of the `own` files that come from a context, by `from_path`;
-    subtrees know theirs. Raises `KeyError` when one is missing."""
-    own = [copied for copied in copies.own if not copied.kept]
-    columns = Columns.of(_digested(copied, digests) for copied in own)
-    names = {copied.entry.path: copied.from_path for copied in own if copied.from_path is not None}
-    grafts = array("L", [0]) * len(own)
-    for number, graft in enumerate(copies.grafts, 1):
-        columns.extend(graft.columns())
-        grafts.extend(array("L", [number]) * len(graft.subtree))
-    order = in_order(columns) if copies.grafts else None
-    if order is not None:
-        columns, grafts = columns.reordered(order), array("L", map(grafts.__getitem__, order))
-    return Dependence(columns, names, grafts, [graft.prefixes for graft in copies.grafts])
+                yield self._origins.get(path, path)
 
 
 def digest_items(columns: Columns) -> Iterator[bytes]:
@@ -83,11 +84,11 @@ def listing(on: Dependence, checksums: Sequence[int]) -> dict[str, str]:
     return {name.decode(errors="backslashreplace") or ".": f"{value:08x}" for name, value in out.items()}
 
 
-def _digested(copied: Copied, digests: Mapping[bytes, str]) -> Entry:
+def _digest(copied: Copied, digests: Mapping[bytes, str]) -> bytes:
     entry = copied.entry
-    if entry.digest or entry.kind != "file" or not entry.size:
-        return entry
-    return entry._replace(digest=digests[entry.path if copied.from_path is None else copied.from_path])
+    if entry.kind != "file" or not entry.size:
+        return _NONE
+    return bytes.fromhex(entry.digest or digests[entry.path if copied.from_path is None else copied.from_path])
 
 
 def _shortened(folders: Set[bytes]) -> dict[bytes, bytes]:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from engine.context.directory import DirectoryTree
 from engine.errors import CopyError
 from engine.layer.entries import Change, Entry, ancestors
-from engine.layer.resolve import follow
-from engine.solve.copying import Copied, Copies, CopyRequest, EmptyTree, dependence, digest_items, plan_archive, plan_copy
+from engine.layer.resolve import follow, resolve
+from engine.solve.copying import Copied, Copies, CopyRequest, Dependence, EmptyTree, digest_items, plan_archive, plan_copy
 from engine.solve.copying.draft import Draft
 from engine.solve.copying.paths import clean, destination
 
@@ -160,6 +160,8 @@ def test_copying_twice_is_copying_once(tree_of, applied, source, image, to, octa
     except CopyError:
         return
     once = applied(below, [c.entry for c in first])
+    if resolve(below, to.encode()) != resolve(once, to.encode()):
+        return  # the copy has replaced a link that led to its destination
     second = plan_copy(request, context, once)
     assert applied(once, [c.entry for c in second]).entries == once.entries
     paths = [c.entry.path for c in first]
@@ -199,7 +201,9 @@ ENTRIES = st.builds(
 @given(one=st.lists(ENTRIES, max_size=3), other=st.lists(ENTRIES, max_size=3))
 def test_different_copies_have_different_keys_and_times_do_not_count(one, other):
     def key(entries: list[Entry]) -> bytes:
-        return b"".join(digest_items(dependence(Copies([Copied(e) for e in entries]), {}).columns))
+        on = Dependence(Copies([Copied(e) for e in entries]))
+        on.learn({})
+        return b"".join(digest_items(on.columns))
 
     def timeless(entries: list[Entry]) -> list[Entry]:
         return [e._replace(mtime=0, size=0, digest=e.digest if e.kind == "file" else "") for e in entries]
@@ -209,11 +213,12 @@ def test_different_copies_have_different_keys_and_times_do_not_count(one, other)
 
 def test_a_key_has_the_digests_of_a_context_and_no_directories_that_were_there(tree_of):
     context, image = tree_of({"f": Entry(b"", "file", 0o644, size=3)}), tree_of({"d": "dir 700 5:5"})
-    plan = Copies(plan_copy(CopyRequest((b"f",), b"/d/g", b"/"), context, image))
+    on = Dependence(Copies(plan_copy(CopyRequest((b"f",), b"/d/g", b"/"), context, image)))
     digest = "cafe" * 16
-    assert list(digest_items(dependence(plan, {b"f": digest}).columns)) == [b"3:d/g0:file 644 0:0 0,0 " + digest.encode() + b" 0;"]
+    on.learn({b"f": digest})
+    assert list(digest_items(on.columns)) == [b"3:d/g0:file 644 0:0 0,0 " + digest.encode() + b" 0;"]
     with pytest.raises(KeyError):
-        dependence(plan, {})
+        on.learn({})
 
 
 @given(path=LINKS, workdir=st.sampled_from([b"/", b"/w", b"/w/x"]))

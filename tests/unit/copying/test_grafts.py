@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from engine.context.directory import DirectoryTree
 from engine.errors import CopyError
 from engine.layer.entries import Entry
-from engine.solve.copying import Copied, Copies, CopyPlan, CopyRequest, dependence, digest_items
+from engine.solve.copying import Copied, Copies, CopyPlan, CopyRequest, Dependence, digest_items
 from engine.solve.copying.fingerprint import LEAST, fingerprinted
-from engine.solve.steps.copy import Rows
+from engine.solve.steps.rows import Rows
 from tests.unit.copying.test_copy_properties import PATHS, SPECS, sane, write
 
 
@@ -75,7 +75,9 @@ def test_grafts_are_what_their_entries_are(tmp_path_factory, source, image, link
     digests = {copied.from_path: "ab" * 32 for copied in theirs if copied.from_path is not None}
     for graft in ours.grafts:
         graft.subtree.learn(bytes.fromhex("ab" * 32) * len(graft.subtree))
-    one, other = dependence(ours, digests), dependence(theirs, digests)
+    one, other = Dependence(ours), Dependence(theirs)
+    one.learn(digests)
+    other.learn(digests)
     assert list(digest_items(one.columns)) == list(digest_items(other.columns))
     assert list(one.names()) == list(other.names())
     assert changes(ours, tree) == changes(theirs, tree)

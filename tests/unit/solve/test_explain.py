@@ -8,7 +8,7 @@ from engine.cache.base import Record
 from engine.image.digest import Digest
 from engine.layer.entries import Entry
 from engine.solve.copying.copies import Copies
-from engine.solve.copying.digest import MOST_LISTED, dependence, digest_items, listing
+from engine.solve.copying.digest import MOST_LISTED, Dependence, digest_items, listing
 from engine.solve.copying.request import Copied
 from engine.solve.explain import BY, MOST, reasons
 
@@ -90,7 +90,8 @@ def copied(path: bytes, digest: str = "1") -> Copied:
 
 
 def listed(copy: list[Copied]) -> dict[str, str]:
-    on = dependence(Copies(copy), {})
+    on = Dependence(Copies(copy))
+    on.learn({})
     return listing(on, [crc32(item) for item in digest_items(on.columns)])
 
 
