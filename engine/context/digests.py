@@ -15,7 +15,7 @@ import json
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -88,14 +88,14 @@ class Digests(Struct):
 
     def pairs(self) -> Iterator[tuple[FileKey, bytes]]:
         """All files."""
-        keys = map(FileKey, self.devices, self.inodes, self.sizes, self.mtimes, self.ctimes)
+        keys = map(FileKey._make, zip(self.devices, self.inodes, self.sizes, self.mtimes, self.ctimes, strict=True))
         digests = (bytes(self.digests[at : at + 32]) for at in range(0, len(self.digests), 32))
         return zip(keys, digests, strict=True)
 
 
 def store_digests(path: str, digests: Digests, hashed_after: int) -> None:
     """Keeps digests in the store at `path`; see `DigestStore.store`. A job for a worker."""
-    DigestStore(Path(path), time.time_ns).store(digests.pairs(), hashed_after)
+    DigestStore(Path(path), time.time_ns).store_all(digests, hashed_after)
 
 
 class DigestStore:
@@ -109,7 +109,7 @@ class DigestStore:
     def lookup(self, keys: Sequence[FileKey]) -> list[bytes | None]:
         """The digests of files, None for those that are not known."""
         out: list[bytes | None] = [None] * len(keys)
-        if keys:
+        if keys and self.path.exists():
             with collector_paused(), self._connection() as connection:
                 if connection is not None:
                     for at in range(0, len(keys), _SELECTED):
@@ -119,15 +119,25 @@ class DigestStore:
     def store(self, digests: Iterable[tuple[FileKey, bytes]], hashed_after: int) -> None:
         """Keeps digests of files that were hashed after the time `hashed_after`, but for those that changed just before it."""
         today = self._clock() // _DAY
-        rows = ((_signed(key[0]), _signed(key[1]), *key[2:], digest, today)
-                for key, digest in digests if key.settled(hashed_after))
-        first = next(rows, None)
-        if first is None:
+        self._insert(((_signed(key[0]), _signed(key[1]), *key[2:], digest, today)
+                      for key, digest in digests if key.settled(hashed_after)), today)  # fmt: skip
+
+    def store_all(self, digests: Digests, hashed_after: int) -> None:
+        """As `store`."""
+        if not len(digests) or max(digests.ctimes) + COARSE_SLACK >= hashed_after or max(digests.inodes) >> 63:
+            return self.store(digests.pairs(), hashed_after)
+        today = self._clock() // _DAY
+        raw = bytes(digests.digests)
+        self._insert(zip(map(_signed, digests.devices), digests.inodes, digests.sizes, digests.mtimes, digests.ctimes,
+                         [raw[at : at + 32] for at in range(0, len(raw), 32)], repeat(today), strict=False), today)  # fmt: skip
+
+    def _insert(self, rows: Iterable[tuple[object, ...]], today: int) -> None:
+        ordered = sorted(rows)  # to insert them in the table's own order takes two thirds of the time
+        if not ordered:
             return
         with self._connection() as connection:
             if connection is not None:
-                connection.executemany("insert or replace into digests values (?, ?, ?, ?, ?, ?, ?)",
-                                       chain((first,), rows))
+                connection.executemany("insert or replace into digests values (?, ?, ?, ?, ?, ?, ?)", ordered)
                 connection.execute("delete from digests where day < ?", (today - _KEPT_DAYS,))
                 connection.commit()
 
@@ -209,7 +219,8 @@ class DigestStore:
                 if version != 0:
                     raise sqlite3.DatabaseError("another version")
                 connection.execute("pragma synchronous = off")
-                connection.execute("pragma journal_mode = wal")
+                with contextlib.suppress(sqlite3.OperationalError):  # another process is doing it
+                    connection.execute("pragma journal_mode = wal")
                 connection.executescript(_SCHEMA + f"pragma user_version = {_VERSION};")
                 return connection
             except sqlite3.OperationalError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -24,9 +23,6 @@ EMPTY = hashlib.sha256(b"").digest()
 Call = Callable[..., Awaitable[Any]]
 """Runs a module-level function with arguments somewhere and gives what it returns (`Workers.call`)."""
 
-Keep = Callable[[], Awaitable[None]]
-"""Has digests kept for later builds."""
-
 Row = tuple[bytes, int, int, int, int]
 """An absolute path, and of its key inode, size, mtime and ctime. A plain tuple, which goes to another process much faster than a
 key does."""
@@ -34,7 +30,7 @@ key does."""
 _CHUNK = 1 << 20
 _JOB_BYTES = 64 << 20
 _JOB_FILES = 4000
-_MANY_FILES = 4000
+MANY_FILES = 4000
 """From here on starting worker processes pays."""
 _LARGE, _HUGE = 1 << 20, 1 << 63
 _JOBS = 4
@@ -80,32 +76,24 @@ class Hasher:
         self._small = anyio.CapacityLimiter(1)
         self._large = anyio.CapacityLimiter(1)
 
-    async def digests(self, root: bytes, path: Callable[[int], bytes], keys: Sequence[FileKey]) -> tuple[list[bytes], Keep]:
-        """sha256 of files below the directory `root`, `path` being that of each key, and what has those kept for later builds that
-        were not known. Raises `ContextError` for a file that cannot be read or that changes while it is."""
+    async def digests(self, root: bytes, path: Callable[[int], bytes], keys: Sequence[FileKey]) -> tuple[list[bytes], list[int]]:
+        """sha256 of files below the directory `root`, `path` being that of each key, and the places of those that were not known
+        and have been read. Raises `ContextError` for a file that cannot be read or that changes while it is."""
         found = await self._known(keys)
         missing = [at for at, digest in enumerate(found) if digest is None]
-        began = time.time_ns()
         if missing:
             await self._hash(root, path, keys, missing, found)
             changed = next((at for at in missing if found[at] is None), None)
             if changed is not None:
                 raise ContextError(f"{show(path(changed))} changed while the build read it",
                                    hint="nothing may write to the build context during a build")
-
-        async def keep() -> None:
-            read = Digests()
-            for at in missing:
-                read.add(keys[at], found[at] or b"")
-            await self.keep(read, began)
-
-        return [digest for digest in found if digest is not None], keep
+        return [digest for digest in found if digest is not None], missing
 
     async def keep(self, digests: Digests, read_after: int) -> None:
         """Keeps digests of files that were read after a time (nanoseconds since the epoch) for later builds."""
         if self._store is None or not len(digests):
             return
-        if self._call is not None and len(digests) >= _MANY_FILES:
+        if self._call is not None and len(digests) >= MANY_FILES:
             await self._call(store_digests, str(self._store.path), digests, read_after)
         else:
             await anyio.to_thread.run_sync(self._store.store, digests.pairs(), read_after)
@@ -124,7 +112,7 @@ class Hasher:
             *((job, self._large) for job in _divide(missing, sizes, _LARGE, _HUGE)),
         ]
         errors: list[EngineError] = []
-        elsewhere = self._call if len(missing) >= _MANY_FILES else None
+        elsewhere = self._call if len(missing) >= MANY_FILES else None
         few = anyio.CapacityLimiter(_JOBS)
 
         async def one(places: list[int], limiter: anyio.CapacityLimiter) -> None:

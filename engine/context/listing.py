@@ -11,10 +11,11 @@ import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
 from typing import overload
 
-from engine.context.digests import FileKey
+from engine.context.digests import Digests, FileKey
 from engine.layer.base import file_state
 from engine.layer.columns import KINDS, NUMBERS, Columns, Numbers
 from engine.layer.entries import Entry, Kind
@@ -25,6 +26,8 @@ _TYPE = 0o170000
 _KINDS: dict[int, Kind] = {S_IFREG: "file", S_IFDIR: "dir", S_IFLNK: "symlink", S_IFIFO: "fifo", S_IFCHR: "char", S_IFBLK: "block"}
 _NUMBERS = {kind: NUMBERS[name] for kind, name in _KINDS.items()}
 _UNKNOWN = bytes(32)
+
+_fields = attrgetter("st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev", "st_nlink")
 
 Row = tuple[bytes, os.stat_result, bytes]
 """A name, what `lstat` says of it, and a symlink's text."""
@@ -38,34 +41,33 @@ class Listing:
 
     def __init__(self, rows: list[Row]) -> None:
         rows.sort(key=_name)
-        found = [row[1] for row in rows]
-        modes = [status.st_mode for status in found]
         self.names: list[bytes] = [row[0] for row in rows]
+        found = [row[1] for row in rows]
+        modes, sizes, mtimes, ctimes, inodes, devices, names = zip(*map(_fields, found), strict=True) if found else ((),) * 7
         self.kinds = bytes([_NUMBERS.get(mode & _TYPE, FILE) for mode in modes])
         self.modes = array("H", [mode & 0o7777 for mode in modes])
-        self.sizes = array("q", [status.st_size for status in found])
-        self.mtimes = array("q", [status.st_mtime_ns for status in found])
-        self.ctimes = array("q", [status.st_ctime_ns for status in found])
-        self.inodes = array("Q", [status.st_ino for status in found])
-        devices = [status.st_dev for status in found]
-        self._device = devices[0] if devices else 0
+        self.sizes, self.mtimes, self.ctimes = array("q", sizes), array("q", mtimes), array("q", ctimes)
+        self.inodes: array[int] = array("Q", inodes)
+        self._device: int = devices[0] if devices else 0
         self._devices = None if devices.count(self._device) == len(devices) else array("Q", devices)
-        self.links: dict[int, bytes] = {at: row[2] for at, row in enumerate(rows) if row[2]}
+        self.links: dict[int, bytes] = {}
         self.odd: dict[int, tuple[int, int]] = {}
         """Devices by place, with their numbers, and sockets."""
         self.linked: list[int] = []
         """The places of files with several names."""
-        for at, (mode, status) in enumerate(zip(modes, found, strict=True)):
+        for at, mode in enumerate(modes):
             kind = mode & _TYPE
             if kind == S_IFREG:
-                if status.st_nlink > 1:
+                if names[at] > 1:
                     self.linked.append(at)
                 continue
             self.sizes[at] = 0
             if kind == S_IFLNK:
                 self.modes[at] = 0o777
+                self.links[at] = rows[at][2]
             elif kind not in (S_IFDIR, S_IFIFO):
-                self.odd[at] = (os.major(status.st_rdev), os.minor(status.st_rdev)) if kind in (S_IFCHR, S_IFBLK) else (0, 0)
+                device = found[at].st_rdev
+                self.odd[at] = (os.major(device), os.minor(device)) if kind in (S_IFCHR, S_IFBLK) else (0, 0)
         self.digests: bytearray | None = None
         """sha256 of what is in the files, 32 bytes for each child; None as long as none is known."""
 
@@ -117,6 +119,22 @@ class Listing:
         if self.digests is None:
             self.digests = bytearray(32 * len(self.names))
         self.digests[at * 32 : at * 32 + 32] = digest
+
+    def gather(self, digests: Digests) -> None:
+        """Adds the files whose digests are known."""
+        if self.digests is None:
+            return
+        count = len(self.names)
+        if self.kinds.count(FILE) == count and not self.odd and self._devices is None and all(map(self.digest, range(count))):
+            digests.devices.extend(array("Q", [self._device]) * count)
+            for column, more in ((digests.inodes, self.inodes), (digests.sizes, self.sizes), (digests.mtimes, self.mtimes),
+                                 (digests.ctimes, self.ctimes)):  # fmt: skip
+                column.extend(more)
+            digests.digests += self.digests
+            return
+        for at in range(count):
+            if self.is_file(at) and (digest := self.digest(at)) is not None:
+                digests.add(self.key(at), digest)
 
     def describe(self) -> Iterator[bytes]:
         """Bytes that are different ones when anything about the children is, except what is in symlinks."""
@@ -223,12 +241,12 @@ class DirectorySubtree:
         """See `Subtree`."""
         return b"".join([listing.digests or bytes(32 * len(listing)) for _, listing in self.parts])
 
-    def known(self) -> Iterator[tuple[FileKey, bytes]]:
-        """The files whose digests are known, with them."""
+    def known(self) -> Digests:
+        """The files whose digests are known."""
+        digests = Digests()
         for _, listing in self.parts:
-            for at in range(len(listing)):
-                if listing.is_file(at) and (digest := listing.digest(at)) is not None:
-                    yield listing.key(at), digest
+            listing.gather(digests)
+        return digests
 
     def unknown(self) -> Files:
         """The regular files whose digests are not known yet, but for empty ones."""

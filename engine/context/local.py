@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import anyio
@@ -13,7 +14,7 @@ import anyio.to_thread
 from engine.context.digests import Digests, FileKey
 from engine.context.directory import DirectoryTree
 from engine.context.faults import show
-from engine.context.hashing import EMPTY, Hasher, Keep
+from engine.context.hashing import EMPTY, Hasher
 from engine.context.listing import DirectorySubtree
 from engine.context.rules import IgnoreRules, ReadRules
 from engine.context.view import copy_visible, remove_tree
@@ -79,19 +80,26 @@ class DirectoryContext:
             else:
                 files.append(path)
                 keys.append(key)
-        found, keep = await self._hasher.digests(os.fsencode(self._root), files.__getitem__, keys)
+        began = time.time_ns()
+        found, missing = await self._hasher.digests(os.fsencode(self._root), files.__getitem__, keys)
         for path, digest in zip(files, found, strict=True):
             out[path] = digest.hex()
             self.tree.learn(path, digest)
-        await keep()
+        await self._hasher.keep(_gathered((keys[at], found[at]) for at in missing), began)
         return out
 
-    async def digest_below(self, subtree: Subtree) -> Keep:
+    async def digest_below(self, subtree: Subtree) -> Callable[[], Awaitable[None]]:
         """See `SubtreeContext`."""
         assert isinstance(subtree, DirectorySubtree)
-        files = subtree.unknown()
-        found, keep = await self._hasher.digests(os.fsencode(self._root), lambda at: join(subtree.path, files.path(at)), files)
+        files, own, began = subtree.unknown(), subtree, time.time_ns()
+        found, missing = await self._hasher.digests(os.fsencode(self._root), lambda at: join(own.path, files.path(at)), files)
         files.learn(found)
+
+        async def keep() -> None:
+            whole = len(missing) > len(own) // 2  # to gather all is much quicker than to pick many
+            digests = own.known() if whole else _gathered((files[at], found[at]) for at in missing)
+            await self._hasher.keep(digests, began)
+
         return keep
 
     def learn(self, files: Mapping[bytes, bytes], subtrees: Sequence[tuple[Subtree, bytes]]) -> None:
@@ -104,16 +112,11 @@ class DirectoryContext:
 
     async def keep(self, files: Iterable[bytes], subtrees: Sequence[Subtree], read_after: int) -> None:
         """See `SubtreeContext`."""
-        digests = Digests()
-        for path in files:
-            key, digest = self.tree.key(path), self.tree.digest(path)
-            if key is not None and digest is not None:
-                digests.add(key, digest)
+        await self._hasher.keep(_gathered((key, digest) for path in files if (key := self.tree.key(path)) is not None
+                                          and (digest := self.tree.digest(path)) is not None), read_after)  # fmt: skip
         for subtree in subtrees:
             assert isinstance(subtree, DirectorySubtree)
-            for pair in subtree.known():
-                digests.add(*pair)
-        await self._hasher.keep(digests, read_after)
+            await self._hasher.keep(subtree.known(), read_after)
 
     async def directory(self, path: bytes) -> str | None:
         """See `Context`."""
@@ -171,3 +174,10 @@ class DirectoryContext:
         self._owned.append(view)
         copy_visible(self.tree, path, view)
         return str(view)
+
+
+def _gathered(pairs: Iterable[tuple[FileKey, bytes]]) -> Digests:
+    digests = Digests()
+    for pair in pairs:
+        digests.add(*pair)
+    return digests

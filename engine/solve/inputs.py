@@ -18,6 +18,7 @@ from msgspec import Struct, field
 
 from engine.cache.flight import SingleFlight
 from engine.context.base import Context, SubtreeContext
+from engine.context.hashing import MANY_FILES
 from engine.dockerfile.instructions import Heredoc
 from engine.errors import EngineError
 from engine.layer.base import FileTree
@@ -169,6 +170,8 @@ class Inputs:
             if known is not None:
                 later = _Later(lambda: self._look(context, name, selection))
                 return FilesKey(_joined([*parts, known.hex()]), Listing(lambda: {**urls, **later.listing()}), later.prepare)
+            if sum(map(len, whole.subtrees)) >= MANY_FILES:
+                self._closing.start_soon(self._ready_workers)
         digest, listing = await self._look(context, name, selection)
         if whole is not None:
             found, raw = whole, bytes.fromhex(digest)
@@ -181,6 +184,11 @@ class Inputs:
         if key not in self._surveyed:
             self._surveyed[key] = await anyio.to_thread.run_sync(fingerprinted, selection.request, context.tree)
         return self._surveyed[key]
+
+    async def _ready_workers(self) -> None:
+        """Starts the worker processes, while it is looked which files they are to read."""
+        with suppress(EngineError):  # who needs them will meet it again
+            await self._job.mechanisms.workers.environment()
 
     def _remember(self, whole: Fingerprinted, began: int, digest: bytes) -> None:
         if whole.settled(began):

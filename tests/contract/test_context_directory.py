@@ -152,7 +152,7 @@ async def test_what_was_hashed_is_remembered_when_it_is_old_enough(opened, root,
     context = opened()
     context.tree.get(b"a")
     assert store.lookup([context.tree.key(b"a")]) == [None], "it was written just now"
-    monkeypatch.setattr("engine.context.hashing.time.time_ns", lambda: context.tree.key(b"a").ctime + 3600 * 10**9)
+    monkeypatch.setattr("engine.context.local.time.time_ns", lambda: context.tree.key(b"a").ctime + 3600 * 10**9)
     await opened(hasher=Hasher(store)).digests([b"a"])
     assert store.lookup([context.tree.key(b"a")]) == [bytes.fromhex(sha("a"))]
 
@@ -181,7 +181,7 @@ async def test_many_files_are_hashed_by_workers(opened, root, monkeypatch):
         jobs.append(len(files))
         return function(files)
 
-    monkeypatch.setattr("engine.context.hashing._MANY_FILES", 3)
+    monkeypatch.setattr("engine.context.hashing.MANY_FILES", 3)
     monkeypatch.setattr("engine.context.hashing._JOB_FILES", 2)
     context = opened(hasher=Hasher(None, call))
     digests = await context.digests([b"a", b"b", b"sub/c"])

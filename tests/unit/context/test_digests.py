@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.context.digests import COARSE_SLACK, FINE_SLACK, DigestStore, FileKey
+from engine.context.digests import COARSE_SLACK, FINE_SLACK, Digests, DigestStore, FileKey
 
 NOW = 1_700_000_000_123_456_789
 DAY = 86400 * 10**9
@@ -140,6 +140,34 @@ def test_several_processes_may_write_at_once(tmp_path, store):
 
 
 big = st.integers(0, 2**64 - 1)
+
+
+@pytest.mark.parametrize("ago", [0, COARSE_SLACK + 1])
+def test_columns_are_stored_as_pairs_are(tmp_path, clock, ago):
+    keys = [key(n, ctime=NOW - ago - n, mtime=-n) for n in range(5)] + [key(1 << 63, ctime=NOW - ago), key(7, device=1 << 63)]
+    digests = Digests()
+    for n, each in enumerate(keys):
+        digests.add(each, bytes([n]) * 32)
+    assert list(digests.pairs()) == [(each, bytes([n]) * 32) for n, each in enumerate(keys)]
+    one, two = DigestStore(tmp_path / "one", clock), DigestStore(tmp_path / "two", clock)
+    one.store(digests.pairs(), NOW)
+    two.store_all(digests, NOW)
+    assert two.lookup(keys) == one.lookup(keys)
+    assert any(two.lookup(keys))
+
+
+def test_what_follows_from_a_fingerprint_is_remembered_for_a_while(store, clock):
+    assert store.recall(b"f" * 32) is None
+    store.remember(b"f" * 32, b"d" * 32)
+    assert (store.recall(b"f" * 32), store.recall(b"g" * 32)) == (b"d" * 32, None)
+    clock.now += 50 * DAY
+    assert store.recall(b"f" * 32) == b"d" * 32
+    clock.now += 50 * DAY
+    store.remember(b"g" * 32, b"e" * 32)
+    assert store.recall(b"f" * 32) == b"d" * 32, "what is used stays"
+    clock.now += 70 * DAY
+    store.remember(b"h" * 32, b"e" * 32)
+    assert store.recall(b"f" * 32) is None
 
 
 @given(keys=st.lists(st.builds(FileKey, big, big, st.integers(0, 2**62), st.integers(-10**18, 10**18), st.just(OLD)),
