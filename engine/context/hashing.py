@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -90,11 +91,12 @@ class Hasher:
         return [digest for digest in found if digest is not None], missing
 
     async def keep(self, digests: Digests, read_after: int) -> None:
-        """Keeps digests of files that were read after a time (nanoseconds since the epoch) for later builds."""
+        """Keeps digests of files that were read after a time (nanoseconds since the epoch) for later builds, if that can be."""
         if self._store is None or not len(digests):
             return
         if self._call is not None and len(digests) >= MANY_FILES:
-            await self._call(store_digests, str(self._store.path), digests, read_after)
+            with suppress(EngineError):
+                await self._call(store_digests, str(self._store.path), digests, read_after)
         else:
             await anyio.to_thread.run_sync(self._store.store, digests.pairs(), read_after)
 
