@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from errno import EDQUOT, ENOSPC
@@ -22,6 +23,10 @@ if TYPE_CHECKING:  # a build whose steps are all known starts no process
     from engine.workers.server import Server
 
 T = TypeVar("T")
+
+LARGEST_IDLE = 64 << 20
+"""Bytes. A worker process that has more of them after a job is not kept for the next one: what a job has used is seldom given back
+to the system, and a new process is forked in a few milliseconds."""
 
 _GRACE = 10.0
 """Seconds that a supervisor has to end its command and clean up, before it is killed too."""
@@ -80,6 +85,9 @@ class WorkerPool:
                 await self._end_worker(worker)
                 raise
             if self._closed:
+                worker.channel.close()
+            elif _resident(worker.pid) > LARGEST_IDLE:
+                await self._forget(worker.pid)
                 worker.channel.close()
             else:
                 self._idle.append(worker)
@@ -184,3 +192,12 @@ class WorkerPool:
         if self._server is not None:
             with suppress(IsolationError):
                 await self._server.request(("end", pid))
+
+
+def _resident(pid: int) -> int:
+    """Bytes of a process that are in memory (proc_pid_statm(5)); 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0

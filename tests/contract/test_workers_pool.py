@@ -15,8 +15,8 @@ from engine.errors import IsolationError, Location, RunError, StorageError
 from engine.isolate.base import DirectoryRoot, RunSpec
 from engine.layer.apply import scan
 from engine.settings import Settings
-from engine.workers.pool import WorkerPool
-from tests.contract.jobs import fail, write_to_full_disk
+from engine.workers.pool import LARGEST_IDLE, WorkerPool
+from tests.contract.jobs import fail, hold, write_to_full_disk
 
 
 @pytest.fixture
@@ -50,6 +50,16 @@ async def test_a_job_runs_in_another_process_and_workers_are_used_again(pool: Wo
     assert first != os.getpid()
     assert await pool.call(os.getpid) == first
     assert await pool.call(divmod, 7, 2) == (3, 1)
+
+
+async def test_a_worker_that_has_grown_large_is_not_kept(pool: WorkerPool) -> None:
+    first = await pool.call(os.getpid)
+    assert await pool.call(hold, 1 << 20) == first
+    assert await pool.call(hold, LARGEST_IDLE) == first
+    second = await pool.call(os.getpid)
+    assert second != first
+    await gone(first)
+    assert await pool.call(os.getpid) == second
 
 
 async def test_no_more_jobs_at_once_than_the_limit(pool: WorkerPool) -> None:
