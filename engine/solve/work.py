@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -178,7 +179,11 @@ class PlanWork:
                 self._sender.send(copied.layer)
             self.ran += 1
             made = states[step.parent].grown(copied.layer, self._job.mechanisms.clock())
-            await self._closing.start(self._write_down, step, states, copied, made.created, stack.pop_all())
+            writing_down = partial(self._write_down, step, states, copied, made.created, stack.pop_all())
+            if self._job.explain:  # which belongs before the end of the step
+                await writing_down()
+            else:
+                await self._closing.start(writing_down)
         self._job.report.finished(self._id(step), "done")
         return made
 

@@ -12,7 +12,7 @@ import pytest
 from engine import Engine, Settings
 from engine.context.digests import DigestStore
 from engine.context.hashing import Hasher
-from engine.progress.events import Event, StepExplained
+from engine.progress.events import Event, StepExplained, StepFinished, StepStarted
 from engine.registry.server.server import RegistryServer
 
 from .conftest import request, write_context
@@ -108,6 +108,18 @@ async def test_a_change_is_told_of_even_if_the_files_were_known_by_their_fingerp
     await engine.build(request(context, explain=True), sink=events.append)
     reasons = [reason for event in events if isinstance(event, StepExplained) for reason in event.reasons]
     assert "tree/d4/f4 changed" in reasons
+
+
+async def test_an_unread_copy_is_explained_before_it_is_done(base: str, engine: Engine, memory: Path) -> None:
+    events: list[Event] = []
+    await engine.build(request(many(memory / "app", base), explain=True), sink=events.append)
+    of_copy = [type(event) for event in events if isinstance(event, (StepExplained, StepFinished)) and event.step == copy_in(events)]
+    assert of_copy == [StepExplained, StepFinished]
+
+
+def copy_in(events: list[Event]) -> str:
+    """The COPY's id."""
+    return next(event.step for event in events if isinstance(event, StepStarted) and "COPY tree" in event.name)
 
 
 async def test_processes_that_begin_with_nothing_make_equal_copies_once(base: str, memory: Path) -> None:
