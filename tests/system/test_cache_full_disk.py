@@ -151,7 +151,7 @@ async def test_a_disk_with_room_for_little_more(disk: Callable[[int], Disk], con
     some = disk(64 << 20)
     await is_right(some, context, memory / "out")
     codes = set()
-    for n, pages in enumerate((0, 1, 2, 4, 6, 8, 10, 12, 14, 16, 20, 32)):
+    for n, pages in enumerate((0, 1, 2, 4, 6, 8, 10, 12, 14, 16, 20, 32, 64)):
         more = write_context(memory / "more", f"{STEPS}COPY <<E /number\n{n}\nE\nWORKDIR /w/{n}\n")
         shutil.copy(context / "busybox", more)
         some.fill(pages * PAGE)
