@@ -248,6 +248,10 @@ class DirectorySubtree:
             listing.gather(digests)
         return digests
 
+    def is_untouched(self) -> bool:
+        """Whether no digest is known yet."""
+        return all(listing.digests is None for _, listing in self.parts)
+
     def unknown(self) -> Files:
         """The regular files whose digests are not known yet, but for empty ones."""
         parts, places = array("L"), array("L")

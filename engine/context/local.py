@@ -92,11 +92,12 @@ class DirectoryContext:
         """See `SubtreeContext`."""
         assert isinstance(subtree, DirectorySubtree)
         files, own, began = subtree.unknown(), subtree, time.time_ns()
+        untouched = own.is_untouched()
         found, missing = await self._hasher.digests(os.fsencode(self._root), lambda at: join(own.path, files.path(at)), files)
         files.learn(found)
 
         async def keep() -> None:
-            whole = len(missing) > len(own) // 2  # to gather all is much quicker than to pick many
+            whole = untouched and len(missing) == len(files)  # then all was read just now, and is quickly gathered
             digests = own.known() if whole else _gathered((files[at], found[at]) for at in missing)
             await self._hasher.keep(digests, began)
 

@@ -54,7 +54,10 @@ async def open_context(spec: str, options: ContextOptions) -> Context:
     if options.dockerfile is None or not is_http_url(options.dockerfile):
         return context
     try:
-        return _RemoteDockerfile(context, options.dockerfile, await _fetch_small(options.dockerfile, options))
+        text = await _fetch_small(options.dockerfile, options)
+        if isinstance(context, SubtreeContext):
+            return _RemoteDockerfileWithSubtrees(context, options.dockerfile, text)
+        return _RemoteDockerfile(context, options.dockerfile, text)
     except BaseException:
         with anyio.CancelScope(shield=True):
             await context.aclose()
@@ -184,20 +187,25 @@ class _RemoteDockerfile:
     async def digests(self, paths: Sequence[bytes]) -> dict[bytes, str]:
         return await self._context.digests(paths)
 
-    async def digest_below(self, subtree: Subtree) -> Callable[[], Awaitable[None]]:
-        assert isinstance(self._context, SubtreeContext)
-        return await self._context.digest_below(subtree)
-
-    def learn(self, files: Mapping[bytes, bytes], subtrees: Sequence[tuple[Subtree, bytes]]) -> None:
-        assert isinstance(self._context, SubtreeContext)
-        self._context.learn(files, subtrees)
-
-    async def keep(self, files: Iterable[bytes], subtrees: Sequence[Subtree], read_after: int) -> None:
-        assert isinstance(self._context, SubtreeContext)
-        await self._context.keep(files, subtrees, read_after)
-
     async def directory(self, path: bytes) -> str | None:
         return await self._context.directory(path)
 
     async def aclose(self) -> None:
         await self._context.aclose()
+
+
+class _RemoteDockerfileWithSubtrees(_RemoteDockerfile):
+    """The same over a context with subtrees."""
+
+    def __init__(self, context: SubtreeContext, url: str, text: bytes) -> None:
+        super().__init__(context, url, text)
+        self._below = context
+
+    async def digest_below(self, subtree: Subtree) -> Callable[[], Awaitable[None]]:
+        return await self._below.digest_below(subtree)
+
+    def learn(self, files: Mapping[bytes, bytes], subtrees: Sequence[tuple[Subtree, bytes]]) -> None:
+        self._below.learn(files, subtrees)
+
+    async def keep(self, files: Iterable[bytes], subtrees: Sequence[Subtree], read_after: int) -> None:
+        await self._below.keep(files, subtrees, read_after)

@@ -104,6 +104,7 @@ class Inputs:
         """What later builds are to know is written down in `closing`."""
         self._job = job
         self._closing = closing
+        self._began = time.time_ns()  # before any file was read
         self._known: dict[tuple[str, FileSelection], FilesKey] = {}
         self._foreseen: dict[tuple[str, FileSelection], tuple[Copies, Dependence]] = {}
         self._surveyed: dict[tuple[str, FileSelection], Fingerprinted | None] = {}
@@ -112,8 +113,7 @@ class Inputs:
         self.remotes = Remotes(job)
 
     def expect(self, op: CopyOp) -> None:
-        """Says that a copy from a context will be made before anybody needs to know its key: who asks for what it takes waits until
-        it is made, since then no file has to be read for that."""
+        """Says that a copy from a context will be made before its key is known."""
         self._expected.setdefault((op.source.context, FileSelection.copy(op)), _Expected())
 
     @contextmanager
@@ -148,12 +148,15 @@ class Inputs:
             raise failures[0]
         return results[0]
 
+    async def made(self, op: CopyOp) -> None:
+        """Waits until the expected copy that takes the same is made, which has begun: then no file has to be read for the key of
+        another one."""
+        await self._expected[op.source.context, FileSelection.copy(op)].made.wait()
+
     async def context_files(self, name: str, selection: FileSelection) -> FilesKey:
         """What a step takes from a context, and from the network; found out once."""
         key = (name, selection)
         if key not in self._known:
-            if key in self._expected:
-                await self._expected[key].made.wait()
             self._known[key] = await self._flight.run(key, lambda: self._context_files(name, selection))
         return self._known[key]
 
@@ -163,7 +166,6 @@ class Inputs:
         if not selection.request.sources:
             return FilesKey(_joined(parts), lambda: urls)
         context = await self._job.context(name)
-        began = time.time_ns()
         whole = await self._survey(context, name, selection)
         if whole is not None:
             known = await anyio.to_thread.run_sync(self._job.mechanisms.digests.recall, whole.fingerprint)
@@ -175,7 +177,7 @@ class Inputs:
         digest, listing = await self._look(context, name, selection)
         if whole is not None:
             found, raw = whole, bytes.fromhex(digest)
-            self._closing.start_soon(finish, lambda: anyio.to_thread.run_sync(self._remember, found, began, raw))
+            self._closing.start_soon(finish, lambda: anyio.to_thread.run_sync(self._remember, found, raw))
         return FilesKey(_joined([*parts, digest]), Listing(lambda: {**urls, **listing()}))
 
     async def _survey(self, context: Context, name: str, selection: FileSelection) -> Fingerprinted | None:
@@ -190,8 +192,8 @@ class Inputs:
         with suppress(EngineError):  # who needs them will meet it again
             await self._job.mechanisms.workers.environment()
 
-    def _remember(self, whole: Fingerprinted, began: int, digest: bytes) -> None:
-        if whole.settled(began):
+    def _remember(self, whole: Fingerprinted, digest: bytes) -> None:
+        if whole.settled(self._began):
             self._job.mechanisms.digests.remember(whole.fingerprint, digest)
 
     async def _foresee(self, name: str, selection: FileSelection) -> None:
@@ -273,11 +275,14 @@ class _Later:
 
     def __init__(self, look: Callable[[], Awaitable[tuple[str, Callable[[], Mapping[str, str]]]]]) -> None:
         self._look = look
+        self._looked = False
         self.listing: Callable[[], Mapping[str, str]] = dict
 
     async def prepare(self) -> None:
-        """Looks."""
-        _, self.listing = await self._look()
+        """Looks, once."""
+        if not self._looked:
+            _, self.listing = await self._look()
+            self._looked = True
 
 
 def _plan(request: CopyRequest, tree: FileTree) -> tuple[Copies, Dependence]:

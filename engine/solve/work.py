@@ -174,6 +174,8 @@ class PlanWork:
                 if free and first:
                     copied = await copy_unread(self._job, step, op, states, self._inputs, self._depart(step))
             if copied is None:
+                if not first:
+                    await self._inputs.made(op)
                 return None
             if step.id in self._final:
                 self._sender.send(copied.layer)

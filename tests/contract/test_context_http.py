@@ -12,11 +12,13 @@ import pytest
 from aiohttp import web
 
 from engine.context import http
+from engine.context.base import SubtreeContext
 from engine.context.hashing import Hasher
 from engine.context.http import download
 from engine.context.open import ContextOptions, open_context
 from engine.errors import CopyError
 from engine.image.digest import Digest
+from engine.layer.base import Subtrees
 
 DATA = b"content\n" * 1000
 DATE = "Sun, 09 Sep 2001 01:46:40 GMT"
@@ -177,6 +179,26 @@ async def test_a_context_from_a_url(server, tmp_path):
     assert context.dockerfile(None) == ("Dockerfile", b"FROM scratch\n")
     await context.aclose()
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_with_a_dockerfile_from_a_url_a_context_can_do_what_it_can_without(server, tmp_path):
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context" / "f").write_text("f\n")
+    with tarfile.open(tmp_path / "context.tar", "w") as tar:
+        tar.add(tmp_path / "context" / "f", "f")
+    (tmp_path / "scratch").mkdir()
+    for place, subtrees in (("context", True), ("context.tar", False)):
+        for options in ({}, {"dockerfile": f"{server.url}/Dockerfile"}):
+            context = await open_context(str(tmp_path / place), ContextOptions(tmp_path / "scratch", Hasher(None), **options))
+            assert isinstance(context, SubtreeContext) is isinstance(context.tree, Subtrees) is subtrees
+            if isinstance(context, SubtreeContext):
+                below = context.tree.subtree(b"")
+                await (await context.digest_below(below))()
+                assert below.digests() == hashlib.sha256(b"f\n").digest()
+                context.learn({}, [(below, b"x" * 32)])
+                assert below.digests() == b"x" * 32
+                await context.keep([b"f"], [below], 0)
+            await context.aclose()
 
 
 async def test_a_dockerfile_from_a_url(server, tmp_path):

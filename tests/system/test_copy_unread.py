@@ -4,16 +4,22 @@ key whichever way they were made."""
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 import pytest
 
 from engine import Engine, Settings
+from engine.context.base import Context
 from engine.context.digests import DigestStore
 from engine.context.hashing import Hasher
+from engine.errors import ContextError
 from engine.progress.events import Event, StepExplained, StepFinished, StepStarted
 from engine.registry.server.server import RegistryServer
+from engine.solve.inputs import FileSelection, Inputs
+from engine.solve.steps import unread
 
 from .conftest import request, write_context
 from .test_cache_processes import build, ran
@@ -157,9 +163,10 @@ async def test_the_same_copy_in_two_stages_is_made_once(base: str, engine: Engin
 
 async def test_without_cache_the_same_image_is_made(base: str, engine: Engine, memory: Path) -> None:
     context = many(memory / "app", base)
+    (context / "Dockerfile").write_text(f"FROM {base}\nCOPY tree /app/tree\n")
     first = await engine.build(request(context, build_args=FIXED))
     again = await engine.build(request(context, build_args=FIXED, no_cache=True))
-    assert (again.ran, again.digest) == (2, first.digest)
+    assert (again.ran, again.digest) == (1, first.digest)
 
 
 @pytest.mark.parametrize("place", ["/app/", "/odd/tree/", "/link/", "/here/"])
@@ -181,3 +188,69 @@ async def test_what_is_packed_before_the_base_is_known_is_right_whatever_the_bas
         (context / "Dockerfile").write_text(f"FROM {name}\nCOPY tree {place}\n")
         slowly = await second.build(request(context, f"{registry.address}/app:2", **fixed))
     assert (slowly.ran, slowly.digest) == (1, first.digest)
+
+
+@pytest.fixture
+def at_packing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+    """Has something done when an unread copy is about to be packed."""
+
+    def plan(happens: Callable[[], None]) -> None:
+        async def make_layer(*arguments: object, **options: object) -> object:
+            happens()
+            return await unread.real_make_layer(*arguments, **options)  # type: ignore[attr-defined]
+
+        monkeypatch.setattr(unread, "make_layer", make_layer)
+
+    monkeypatch.setattr(unread, "real_make_layer", unread.make_layer, raising=False)
+    return plan
+
+
+async def test_a_file_that_is_written_to_before_it_is_packed_is_an_error_and_spoils_nothing(
+        base: str, engine: Engine, memory: Path, at_packing: Callable[[Callable[[], None]], None]) -> None:
+    context = many(memory / "app", base, salt="old")
+    first = await engine.build(request(context, build_args=FIXED))
+    at_packing(lambda: (context / "tree/d1/f1").write_text("new") and None)
+    with pytest.raises(ContextError, match="changed while it was read"):
+        await engine.build(request(context, no_cache=True, build_args=FIXED))
+    (context / "tree/d1/f1").write_text("old")
+    again = await engine.build(request(context, build_args=FIXED))
+    assert again.cached == 2
+    assert (memory / "state").is_dir() and first.ran == 2
+
+
+async def test_files_that_were_too_young_when_they_were_read_are_not_remembered(
+        base: str, engine: Engine, memory: Path, monkeypatch: pytest.MonkeyPatch,
+        at_packing: Callable[[Callable[[], None]], None]) -> None:
+    monkeypatch.setattr("engine.context.digests.FINE_SLACK", 3600 * 10**9)
+    remembered: list[bytes] = []
+    monkeypatch.setattr(DigestStore, "remember", lambda _, fingerprint, __: remembered.append(fingerprint))
+    later = time.time_ns() + 7200 * 10**9
+    at_packing(lambda: monkeypatch.setattr("engine.solve.inputs.time.time_ns", lambda: later))
+    await engine.build(request(many(memory / "app", base)))
+    assert not remembered
+
+
+@pytest.mark.parametrize("text", ["ADD tree /x\nCOPY tree /x\n", "COPY tree /big\nADD tree /x\nCOPY tree /x\n",
+                                  "COPY tree /x\nADD tree /x\n"])  # fmt: skip
+async def test_add_and_copy_of_the_same_do_not_wait_for_each_other(base: str, engine: Engine, memory: Path, text: str) -> None:
+    context = many(memory / "app", base)
+    (context / "Dockerfile").write_text(f"FROM {base}\n{text}")
+    with anyio.fail_after(60):
+        assert (await engine.build(request(context))).ran == text.count("\n")
+
+
+async def test_a_copy_that_is_known_by_its_fingerprint_is_looked_through_once(base: str, engine: Engine, memory: Path,
+                                                                             monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    context = many(memory / "app", base)
+    await engine.build(request(context))
+    (context / "Dockerfile").write_text(f"FROM {base}\nRUN true\nCOPY tree /app/tree\n")
+    looks: list[str] = []
+    real = Inputs._look
+
+    async def look(self: Inputs, context: Context, name: str, selection: FileSelection) -> object:
+        looks.append(name)
+        return await real(self, context, name, selection)
+
+    monkeypatch.setattr(Inputs, "_look", look)
+    assert (await engine.build(request(context))).ran == 2
+    assert len(looks) == 1

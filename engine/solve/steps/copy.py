@@ -40,7 +40,7 @@ class Copying:
         self._made_mtime = job.made_mtime
 
     async def run(self, depart: Depart | None) -> Layer:
-        rows = await self.rows(await self.below(), unread=False)
+        rows = await self.rows(await self.below())
         layer, _ = await make_layer(self._job, rows.take(), own_files=self._op.source.state is None, depart=depart)
         return layer
 
@@ -50,8 +50,9 @@ class Copying:
             return EmptyTree()
         return await self._job.mechanisms.trees.tree(self._parent.chain)
 
-    async def rows(self, below: Tree | EmptyTree, *, unread: bool) -> Rows:
-        """What the layer is to be, on a tree. Files that were read already (not `unread`) must be what they were then."""
+    async def rows(self, below: Tree | EmptyTree) -> Rows:
+        """What the layer is to be, on a tree. Files of a context must be what they were when it was listed: by that the key is
+        known again, and other copies of them share their digests."""
         op = self._op
         if op.checksum and not any(is_remote(s) for s in op.sources):
             raise CopyError("checksum requires HTTP(S) or Git sources")
@@ -61,7 +62,7 @@ class Copying:
         await self._add_all(plan, tree)
         copies = plan.result()
         locate, kept = await self._places(copies.own, tree, below)
-        states = tree.state if isinstance(tree, Subtrees) and not unread else None
+        states = tree.state if isinstance(tree, Subtrees) else None
         return await anyio.to_thread.run_sync(Rows, copies, locate, kept, states)
 
     @property

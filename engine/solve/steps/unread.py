@@ -58,10 +58,10 @@ async def copy_unread(job: Job, step: Step, op: CopyOp, states: Mapping[str, Sta
     began = time.time_ns()
     mechanisms = job.mechanisms
     if _is_new(op) and mechanisms.limiters.workers.total_tokens > 1 and not mechanisms.trees.knows(states[step.parent].chain):
-        guess = await copying.rows(EmptyTree(), unread=True)
+        guess = await copying.rows(EmptyTree())
         made = await inputs.foreseeing(op, lambda: _guessed(job, copying, guess, depart)) if guess.size >= MANY else None
     else:
-        rows = await copying.rows(await inputs.foreseeing(op, copying.below), unread=True)
+        rows = await copying.rows(await inputs.foreseeing(op, copying.below))
         made = await _packed(job, rows, depart) if rows.size >= MANY else None
     if made is None:
         return None
@@ -97,7 +97,7 @@ async def _guessed(job: Job, copying: Copying, guess: Rows, depart: Depart | Non
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(pack)
         try:
-            rows = await copying.rows(await copying.below(), unread=True)
+            rows = await copying.rows(await copying.below())
         except Exception as error:
             failures.insert(0, error)
         if rows is None or not rows.is_like(guess):
