@@ -36,6 +36,9 @@ from engine.solve.mechanisms import Job
 from engine.solve.remote import Remotes, is_remote
 from engine.solve.state import State
 
+FORESEEN = 60_000
+"""Entries. Of larger copies nothing is made ready ahead: it would take much memory, and little of their time."""
+
 T = TypeVar("T")
 
 
@@ -198,7 +201,9 @@ class Inputs:
 
     async def _foresee(self, name: str, selection: FileSelection) -> None:
         context = await self._job.context(name)
-        await self._survey(context, name, selection)
+        whole = await self._survey(context, name, selection)
+        if whole is not None and sum(map(len, whole.subtrees)) > FORESEEN:
+            return
         self._foreseen[name, selection] = await anyio.to_thread.run_sync(_plan, selection.request, context.tree)
 
     async def _look(self, context: Context, name: str, selection: FileSelection) -> tuple[str, Callable[[], Mapping[str, str]]]:

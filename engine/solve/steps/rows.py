@@ -49,6 +49,7 @@ class Rows:
         changes = Changes.by_columns(columns, sources, offsets, seen)
         self._mark = [hashlib.sha256(part).digest() for part in (changes.entries, changes.sources, changes.offsets)]
         self._changes = [changes]
+        self.count = changes.count
         self.size = changes.size
         """Bytes of all files."""
 

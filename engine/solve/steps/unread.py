@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 import anyio
 from msgspec import Struct
@@ -13,7 +14,7 @@ from engine.layer.base import Layer
 from engine.plan.base import CopyOp, Step
 from engine.solve.copying.draft import EmptyTree
 from engine.solve.copying.paths import destination
-from engine.solve.inputs import Inputs
+from engine.solve.inputs import FORESEEN, Inputs
 from engine.solve.mechanisms import Job
 from engine.solve.state import State
 from engine.solve.steps.copy import Copying
@@ -57,14 +58,19 @@ async def copy_unread(job: Job, step: Step, op: CopyOp, states: Mapping[str, Sta
         return None
     began = time.time_ns()
     mechanisms = job.mechanisms
+    guess: Rows | None = None
     if _is_new(op) and mechanisms.limiters.workers.total_tokens > 1 and not mechanisms.trees.knows(states[step.parent].chain):
         guess = await copying.rows(EmptyTree())
-        made = await inputs.foreseeing(op, lambda: _guessed(job, copying, guess, depart)) if guess.size >= MANY else None
+        if guess.size < MANY:
+            return None
+    if guess is not None and guess.count <= FORESEEN:
+        made = await inputs.foreseeing(op, partial(_guessed, job, copying, guess, depart))
     else:
+        guess = None
         rows = await copying.rows(await inputs.foreseeing(op, copying.below))
-        made = await _packed(job, rows, depart) if rows.size >= MANY else None
-    if made is None:
-        return None
+        if rows.size < MANY:
+            return None
+        made = await _packed(job, rows, depart)
     files, subtrees = made.rows.digests(made.digests)
     context.learn(files, subtrees)
     return Unread(made.layer, lambda: context.keep(files, [subtree for subtree, _ in subtrees], began))
