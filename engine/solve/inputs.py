@@ -175,7 +175,7 @@ class Inputs:
             if known is not None:
                 later = _Later(lambda: self._look(context, name, selection))
                 return FilesKey(_joined([*parts, known.hex()]), Listing(lambda: {**urls, **later.listing()}), later.prepare)
-            if sum(map(len, whole.subtrees)) >= MANY_FILES:
+            if whole.count >= MANY_FILES:
                 self._closing.start_soon(self._ready_workers)
         digest, listing = await self._look(context, name, selection)
         if whole is not None:
@@ -202,7 +202,7 @@ class Inputs:
     async def _foresee(self, name: str, selection: FileSelection) -> None:
         context = await self._job.context(name)
         whole = await self._survey(context, name, selection)
-        if whole is not None and sum(map(len, whole.subtrees)) > FORESEEN:
+        if whole is not None and whole.count > FORESEEN:
             return
         self._foreseen[name, selection] = await anyio.to_thread.run_sync(_plan, selection.request, context.tree)
 

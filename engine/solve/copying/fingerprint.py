@@ -23,6 +23,11 @@ class Fingerprinted(Struct, frozen=True):
     fingerprint: bytes
     subtrees: tuple[Subtree, ...]
 
+    @property
+    def count(self) -> int:
+        """How many entries are taken."""
+        return sum(map(len, self.subtrees))
+
     def settled(self, now: int) -> bool:
         """Whether the fingerprint will tell of every change after `now` (nanoseconds since the epoch)."""
         return all(subtree.settled(now) for subtree in self.subtrees)
@@ -41,6 +46,5 @@ def fingerprinted(request: CopyRequest, tree: FileTree) -> Fingerprinted | None:
                 return None
             digest.update(subtree.fingerprint())
             subtrees.append(subtree)
-    if sum(map(len, subtrees)) < LEAST:
-        return None
-    return Fingerprinted(digest.digest(), tuple(subtrees))
+    found = Fingerprinted(digest.digest(), tuple(subtrees))
+    return found if found.count >= LEAST else None

@@ -66,7 +66,7 @@ async def copy_unread(job: Job, step: Step, op: CopyOp, states: Mapping[str, Sta
     if guess is not None and guess.count <= FORESEEN:
         made = await inputs.foreseeing(op, partial(_guessed, job, copying, guess, depart))
     else:
-        guess = None
+        guess = None  # it is large, and of no use
         rows = await copying.rows(await inputs.foreseeing(op, copying.below))
         if rows.size < MANY:
             return None
