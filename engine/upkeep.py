@@ -19,7 +19,7 @@ from engine.image.config import ImageConfig
 from engine.image.digest import Digest
 from engine.image.manifest import Manifest, parse
 from engine.layer.apply import scan
-from engine.layer.hashing import hash_ranges
+from engine.layer.hashing import blob_digest
 from engine.snapshot.holdings import IndexHolding, LayerHolding
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ class Upkeep:
         if digest.algorithm != "sha256":
             return ""
         with suppress(ContextError):
-            found = (await self._wiring.workers.call(hash_ranges, [(bytes(content.path(digest)), 0, size)]))[0]
+            found = await self._wiring.workers.call(blob_digest, bytes(content.path(digest)), size)
             return "" if found == digest.hex else f"its bytes have the digest sha256:{found}"
         return "it cannot be read"
 

@@ -15,12 +15,11 @@ import anyio
 import anyio.to_thread
 
 from engine.context.faults import show
-from engine.context.hashing import EMPTY
 from engine.context.view import copy_visible, remove_tree
 from engine.errors import ContextError
 from engine.layer.archive import scan_archive
 from engine.layer.entries import Change, Entry, join, name, parent
-from engine.layer.hashing import hash_ranges
+from engine.layer.hashing import EMPTY, hash_ranges
 from engine.layer.resolve import follow, resolve
 
 READ_LIMIT = 16 << 20

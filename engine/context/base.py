@@ -26,7 +26,7 @@ class Context(Protocol):
         Ignore rules do not count here."""
 
     async def digests(self, paths: Sequence[bytes]) -> dict[bytes, str]:
-        """sha256 (hexadecimal) of regular files' contents, from the store of earlier digests where inode, size, mtime and ctime
+        """Digests (hexadecimal) of regular files' contents, from the store of earlier digests where inode, size, mtime and ctime
         say that nothing changed."""
 
     async def directory(self, path: bytes) -> str | None:
@@ -46,7 +46,7 @@ class SubtreeContext(Context, Protocol):
         Raises `ContextError`."""
 
     def learn(self, files: Mapping[bytes, bytes], subtrees: Sequence[tuple[Subtree, bytes]]) -> None:
-        """Takes up sha256 of files that somebody else has read: by path, and for subtrees 32 bytes for each row of their
+        """Takes up digests of files that somebody else has read: by path, and for subtrees 32 bytes for each row of their
         columns."""
 
     async def keep(self, files: Iterable[bytes], subtrees: Sequence[Subtree], read_after: int) -> None:

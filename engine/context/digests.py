@@ -77,7 +77,7 @@ class Digests(Struct):
         return len(self.inodes)
 
     def add(self, key: FileKey, digest: bytes) -> None:
-        """One more file, and its sha256."""
+        """One more file, and its digest."""
         device, inode, size, mtime, ctime = key
         self.devices.append(device)
         self.inodes.append(inode)
@@ -99,7 +99,7 @@ def store_digests(path: str, digests: Digests, hashed_after: int) -> None:
 
 
 class DigestStore:
-    """sha256 (32 bytes) by file, and by the fingerprint of many, in one SQLite file. The methods block: call them from a thread."""
+    """Digests (32 bytes) by file, and by the fingerprint of many, in an SQLite file. The methods block: call them from a thread."""
 
     def __init__(self, path: Path, clock: Callable[[], int]) -> None:
         """`clock` gives nanoseconds since the epoch (time.time_ns)."""

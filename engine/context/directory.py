@@ -89,12 +89,12 @@ class DirectoryTree:
         return file_state(listing.inodes[at], listing.ctimes[at]) if listing is not None and listing.is_file(at) else None
 
     def digest(self, path: bytes) -> bytes | None:
-        """sha256 of a regular file's content, if it has been learned."""
+        """The digest of a regular file's content, if it has been learned."""
         listing, at = self._find(path)
         return listing.digest(at) if listing is not None else None
 
     def learn(self, path: bytes, digest: bytes) -> None:
-        """Takes up the sha256 of a regular file's content."""
+        """Takes up the digest of a regular file's content."""
         listing, at = self._find(path)
         if listing is not None:
             listing.learn(at, digest)

@@ -6,7 +6,6 @@ gives. So by default one thread does them all; worker processes share them when 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -18,8 +17,7 @@ import anyio.to_thread
 from engine.context.digests import Digests, DigestStore, FileKey, store_digests
 from engine.context.faults import show, unreadable
 from engine.errors import ContextError, EngineError
-
-EMPTY = hashlib.sha256(b"").digest()
+from engine.layer.hashing import Hash, content_hash
 
 Call = Callable[..., Awaitable[Any]]
 """Runs a module-level function with arguments somewhere and gives what it returns (`Workers.call`)."""
@@ -39,14 +37,15 @@ _JOBS = 4
 
 
 def hash_files(files: list[Row]) -> list[bytes | None]:
-    """sha256 of files; None for one that is not, or does not stay, what its key says. Raises `OSError` with the
+    """Digests of files' contents; None for one that is not, or does not stay, what its key says. Raises `OSError` with the
     file's name."""
+    new = content_hash()
     out: list[bytes | None] = []
     for row in files:
         path = row[0]
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            out.append(_hash(descriptor, row))
+            out.append(_hash(new(), descriptor, row))
         except OSError as error:
             error.filename = path
             raise
@@ -55,9 +54,8 @@ def hash_files(files: list[Row]) -> list[bytes | None]:
     return out
 
 
-def _hash(descriptor: int, row: Row) -> bytes | None:
+def _hash(digest: Hash, descriptor: int, row: Row) -> bytes | None:
     _, inode, size, mtime, ctime = row
-    digest = hashlib.sha256()
     left = size
     while left > 0 and (data := os.read(descriptor, left if left < _CHUNK else _CHUNK)):
         digest.update(data)
@@ -78,7 +76,7 @@ class Hasher:
         self._large = anyio.CapacityLimiter(1)
 
     async def digests(self, root: bytes, path: Callable[[int], bytes], keys: Sequence[FileKey]) -> tuple[list[bytes], list[int]]:
-        """sha256 of files below the directory `root`, `path` being that of each key, and the places of those that were not known
+        """Digests of files below the directory `root`, `path` being that of each key, and the places of those that were not known
         and have been read. Raises `ContextError` for a file that cannot be read or that changes while it is."""
         found = await self._known(keys)
         missing = [at for at, digest in enumerate(found) if digest is None]

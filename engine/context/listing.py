@@ -69,7 +69,7 @@ class Listing:
                 device = found[at].st_rdev
                 self.odd[at] = (os.major(device), os.minor(device)) if kind in (S_IFCHR, S_IFBLK) else (0, 0)
         self.digests: bytearray | None = None
-        """sha256 of what is in the files, 32 bytes for each child; None as long as none is known."""
+        """Digests of what is in the files, 32 bytes for each child; None as long as none is known."""
 
     def __len__(self) -> int:
         return len(self.names)

@@ -14,13 +14,14 @@ import anyio.to_thread
 from engine.context.digests import Digests, FileKey
 from engine.context.directory import DirectoryTree
 from engine.context.faults import show
-from engine.context.hashing import EMPTY, Hasher
+from engine.context.hashing import Hasher
 from engine.context.listing import DirectorySubtree
 from engine.context.rules import IgnoreRules, ReadRules
 from engine.context.view import copy_visible, remove_tree
 from engine.errors import ContextError
 from engine.layer.base import Subtree
 from engine.layer.entries import join
+from engine.layer.hashing import EMPTY
 from engine.layer.resolve import resolve
 
 FILE_LIMIT = 16 << 20

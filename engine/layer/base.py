@@ -93,7 +93,7 @@ class Subtree(Protocol):
         """The entries, all root's, their paths relative to the directory, in no order and without digests."""
 
     def digests(self) -> bytes:
-        """For each row of `columns` 32 bytes: sha256 of a file, as far as it is known, else 0."""
+        """For each row of `columns` 32 bytes: the digest of a file, as far as it is known, else 0."""
 
     def identities(self) -> set[object] | None:
         """What `FileTree.identity` gives for its files; None if it is the same for two of them."""

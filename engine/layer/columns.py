@@ -28,7 +28,7 @@ Extra = tuple[int, int, tuple[tuple[str, bytes], ...]]
 """What few entries have: device numbers and extended attributes."""
 
 _NO_EXTRA: Extra = (0, 0, ())
-_MAGIC = b"aniko-index 1\n"
+_MAGIC = b"aniko-index 2\n"
 _BAD = [a + component + b for component in (b"", b".", b"..") for a in (b"\0", b"/") for b in (b"\0", b"/")
         if (a, component, b) != (b"\0", b"", b"\0")]  # fmt: skip
 
@@ -52,7 +52,7 @@ class Columns(Struct):
     numbers: Numbers
     links: dict[int, bytes]
     digests: bytes
-    """sha256, 32 bytes for each row."""
+    """Of contents (see `hashing`), 32 bytes for each row."""
     known: bytes
     """1 for each row that has a digest, else 0."""
     extras: dict[int, Extra]

@@ -28,7 +28,7 @@ class Entry(NamedTuple):
     link: bytes = b""
     """A symlink's text; for a hardlink the path (in this form) of the entry in the same layer it is the same file as."""
     digest: str = ""
-    """sha256 of a regular file's content in hexadecimal, or empty where nobody has asked for it."""
+    """The digest of a regular file's content (see `hashing`) in hexadecimal, or empty where nobody has asked for it."""
     major: int = 0
     minor: int = 0
     xattrs: tuple[tuple[str, bytes], ...] = ()

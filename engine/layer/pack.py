@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from engine.layer.compress import BlobSink
 from engine.layer.contents import show
 from engine.layer.departing import Signals
 from engine.layer.entries import Change, Entry
+from engine.layer.hashing import content_hash
 from engine.layer.index import CONSULTED, MOST_CONSULTED, Index, IndexStore, collector_paused
 from engine.layer.tarcodec import END, header_encoder, padding
 
@@ -41,7 +41,7 @@ class Packed(Struct, frozen=True):
     index: Index
     """Empty when it was written to a store instead."""
     digests: bytes = b""
-    """If they were asked for: sha256 of the files' contents, 32 bytes for each change, in their order; 0 for what is no file."""
+    """If they were asked for: digests of the files' contents, 32 bytes for each change, in their order; 0 for what is no file."""
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -125,14 +125,14 @@ class _Tar:
     def __init__(self, sink: BlobSink, *, hash_files: bool) -> None:
         self.files: dict[bytes, bytes] = {}
         self.digests = bytearray()
-        self._sink, self._hash = sink, hash_files
+        self._sink, self._new = sink, content_hash() if hash_files else None
         self._room = sink.chunk_size
         self._size = 0
         self._begin()
 
     def take(self, entries: Columns, changes: Changes) -> None:
         """Writes all changes and the end of the tar."""
-        header, put, hashes, none = header_encoder(), self._put, self._hash, bytes(32)
+        header, put, hashes, none = header_encoder(), self._put, self._new is not None, bytes(32)
         count = len(entries)
         offsets: Iterable[int] = memoryview(changes.offsets).cast("q") if changes.offsets else repeat(0, count)
         states: Iterable[tuple[int, int]] | Iterable[None] = repeat(None, count)
@@ -153,7 +153,7 @@ class _Tar:
 
     def _file(self, entry: Entry, source: bytes, offset: int, state: tuple[int, int] | None) -> bytes:
         """A file's content; gives its digest if that is wanted."""
-        digest = hashlib.sha256() if self._hash else None
+        digest = self._new() if self._new is not None else None
         kept: list[bytes] | None = [] if entry[0] in CONSULTED and entry[5] <= MOST_CONSULTED else None
         if entry[5]:
             try:

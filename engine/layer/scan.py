@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from engine.image.digest import Digest
 from engine.layer.arriving import Arriving
 from engine.layer.contents import Contents
 from engine.layer.entries import Entry
+from engine.layer.hashing import content_hash
 from engine.layer.index import CONSULTED, MOST_CONSULTED, Index, IndexStore, collector_paused
 from engine.layer.inflate import Inflated
 from engine.layer.tarstream import TarStream
@@ -67,21 +67,22 @@ class Look:
     """Looks at the contents of files that go by: digests them, and keeps those that an index holds."""
 
     def __init__(self, *, hash_files: bool) -> None:
-        self._hash = hash_files
+        self._new = content_hash() if hash_files else None
         self._kept: dict[bytes, bytes] = {}
 
     def wants(self, entry: Entry) -> bool:
         """Whether a file is to be looked at."""
-        return self._hash or entry.path in CONSULTED
+        return self._new is not None or entry.path in CONSULTED
 
     def through(self, entry: Entry, pieces: Pieces, use: Use) -> Entry:
         """Lets `use` have the pieces, and returns the entry with its digest if digests are asked for."""
-        digest = hashlib.sha256()
+        digest = self._new() if self._new else None
         parts: list[bytes] | None = [] if entry.path in CONSULTED and entry.size <= MOST_CONSULTED else None
 
         def watched() -> Iterator[bytes | memoryview]:
             for piece in pieces:
-                digest.update(piece)
+                if digest is not None:
+                    digest.update(piece)
                 if parts is not None:
                     parts.append(bytes(piece))
                 yield piece
@@ -89,7 +90,7 @@ class Look:
         use(watched())
         if parts is not None:
             self._kept[entry.path] = b"".join(parts)
-        return entry._replace(digest=digest.hexdigest()) if self._hash else entry
+        return entry._replace(digest=digest.hexdigest()) if digest is not None else entry
 
     def files(self, entries: dict[bytes, Entry]) -> dict[bytes, bytes]:
         """The contents that were kept, of files that are still there."""

@@ -68,7 +68,7 @@ def keep_state(directory: str) -> None:
 
 
 def digests(blob: str, paths: Sequence[bytes]) -> Mapping[bytes, str]:
-    """sha256 (hexadecimal) of regular files in a layer."""
+    """Digests (hexadecimal) of regular files in a layer."""
     wanted = frozenset(paths)
     entries = {entry.path: entry for entry in scan(blob, hash_files=True).entries}
     out = {}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import tarfile
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from engine.context.archive import ArchiveTree, open_archive
 from engine.context.hashing import Hasher
@@ -129,8 +129,8 @@ async def test_a_tar_file_is_a_context_without_ignore_file(tmp_path, scratch, op
     assert context.dockerfile("d/l") == ("d/l", b"f\n"), "a link is followed inside of the tar"
     assert context.dockerfile("nope") is None
     assert context.tree.get(b"d/f") is not None
-    assert await context.digests([b"d/f", b"empty"]) == {b"d/f": hashlib.sha256(b"f\n").hexdigest(),
-                                                         b"empty": hashlib.sha256(b"").hexdigest()}
+    assert await context.digests([b"d/f", b"empty"]) == {b"d/f": blake3(b"f\n").hexdigest(),
+                                                         b"empty": blake3(b"").hexdigest()}
     with pytest.raises(ContextError, match="not in the build context"):
         await context.digests([b"d/nope"])
     await context.aclose()

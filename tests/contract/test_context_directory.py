@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from engine.context.digests import DigestStore
 from engine.context.hashing import Hasher, hash_files
@@ -120,7 +120,7 @@ def test_a_missing_source_that_is_ignored_says_so(opened, root):
 
 
 def sha(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return blake3(text.encode()).hexdigest()
 
 
 async def test_digests_are_those_of_the_contents(opened, root):

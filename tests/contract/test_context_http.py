@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import tarfile
 from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
+from blake3 import blake3
 
 from engine.context import http
 from engine.context.base import SubtreeContext
@@ -173,7 +173,7 @@ async def test_the_proxy_is_asked(server, tmp_path):
 async def test_a_context_from_a_url(server, tmp_path):
     options = ContextOptions(tmp_path, Hasher(None))
     context = await open_context(f"{server.url}/context.tgz", options)
-    assert await context.digests([b"f"]) == {b"f": hashlib.sha256(b"f\n").hexdigest()}
+    assert await context.digests([b"f"]) == {b"f": blake3(b"f\n").hexdigest()}
     await context.aclose()
     context = await open_context(f"{server.url}/Dockerfile", options)
     assert context.dockerfile(None) == ("Dockerfile", b"FROM scratch\n")
@@ -194,7 +194,7 @@ async def test_with_a_dockerfile_from_a_url_a_context_can_do_what_it_can_without
             if isinstance(context, SubtreeContext):
                 below = context.tree.subtree(b"")
                 await (await context.digest_below(below))()
-                assert below.digests() == hashlib.sha256(b"f\n").digest()
+                assert below.digests() == blake3(b"f\n").digest()
                 context.learn({}, [(below, b"x" * 32)])
                 assert below.digests() == b"x" * 32
                 await context.keep([b"f"], [below], 0)

@@ -14,6 +14,7 @@ from array import array
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from engine.errors import ContextError, StorageError
 from engine.image.digest import Digest
@@ -88,7 +89,7 @@ def test_files_that_end_and_begin_where_chunks_do(tmp_path: Path, size: int, has
         for member in archive.getmembers():
             file = archive.extractfile(member)
             assert file and file.read() == (tmp_path / member.name).read_bytes()
-    digests = [hashlib.sha256((tmp_path / name).read_bytes()).digest() for name in "abcde"]
+    digests = [blake3((tmp_path / name).read_bytes()).digest() for name in "abcde"]
     assert packed.digests == (b"".join(digests) if hash_files else b"")
 
 
@@ -142,7 +143,7 @@ def test_files_of_all_sizes_come_through(tmp_path: Path, hash_files: bool) -> No
     packed = pack(changes, str(tmp_path / "blob"), hash_files=hash_files)
     found = scan(str(tmp_path / "blob"), hash_files=True)
     for entry, change in zip(found.entries, changes, strict=True):
-        assert change.source and entry.digest == hashlib.sha256(Path(os.fsdecode(change.source)).read_bytes()).hexdigest()
+        assert change.source and entry.digest == blake3(Path(os.fsdecode(change.source)).read_bytes()).hexdigest()
     if hash_files:
         assert packed.entries == found.entries
     again = pack(changes, str(tmp_path / "blob2"))
@@ -172,7 +173,7 @@ def test_a_file_of_another_size_changed_while_it_was_read(tmp_path: Path, size: 
 
 def test_a_file_with_another_digest_changed_while_it_was_read(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"new")
-    entry = Entry(b"f", "file", size=3, digest=hashlib.sha256(b"old").hexdigest())
+    entry = Entry(b"f", "file", size=3, digest=blake3(b"old").hexdigest())
     with pytest.raises(ContextError, match="changed while it was read"):
         pack([Change(entry, bytes(tmp_path / "f"))], str(tmp_path / "blob"), hash_files=True)
     with pytest.raises(ContextError, match="cannot read f"):

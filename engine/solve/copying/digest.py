@@ -37,7 +37,7 @@ class Dependence:
         self._numbers = numbers
 
     def learn(self, digests: Mapping[bytes, str]) -> None:
-        """Takes up sha256 (hexadecimal) of the files that come one by one from a context, by path; subtrees know theirs.
+        """Takes up digests (hexadecimal) of the files that come one by one from a context, by path; subtrees know theirs.
         Raises `KeyError` when one is missing."""
         raw = b"".join([*(_digest(copied, digests) for copied in self._own), *(graft.subtree.digests() for graft in self._grafts)])
         if self._order is not None:

@@ -162,8 +162,8 @@ def test_an_archive_that_replaces_folders_without_end_is_refused(scanned, monkey
 def test_digests_are_there_when_asked_for(tmp_path: Path) -> None:
     (tmp_path / "layer.tar").write_bytes(tar([("f", "a", "abc"), ("f", "e"), ("d", "d")]))
     entries = {e.path: e for e in scan(str(tmp_path / "layer.tar"), hash_files=True).entries}
-    assert entries[b"a"].digest == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert entries[b"e"].digest == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert entries[b"a"].digest == "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85"
+    assert entries[b"e"].digest == "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
     assert entries[b"d"] == Entry(b"d", "dir", 0o644)
 
 

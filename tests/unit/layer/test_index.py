@@ -48,7 +48,7 @@ def test_any_damage_is_noticed(at: int, change: int) -> None:
 @settings(max_examples=200, deadline=None)
 def test_a_forged_index_is_a_content_error_or_a_proper_one(data: st.DataObject) -> None:
     raw = bytearray(SOME.to_bytes())
-    start = len(b"aniko-index 1\n") + 4
+    start = len(b"aniko-index 2\n") + 4
     for _ in range(data.draw(st.integers(1, 3))):
         raw[data.draw(st.integers(start, len(raw) - 1))] = data.draw(st.integers(0, 255))
     if data.draw(st.booleans()):
@@ -70,7 +70,7 @@ def test_paths_that_lead_elsewhere_are_refused(path: bytes) -> None:
 
 def test_another_version_is_refused() -> None:
     with pytest.raises(ContentError):
-        Index.from_bytes(SOME.to_bytes().replace(b"index 1", b"index 2"))
+        Index.from_bytes(SOME.to_bytes().replace(b"index 2", b"index 1"))
     with pytest.raises(ContentError):
         Index.from_bytes(b"")
 
