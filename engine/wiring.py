@@ -90,11 +90,11 @@ class Wiring:
         self.memory = MemoryCache(self.content)
         self.leases = Leases(state / "leases")
         self._stack.push_async_callback(self._close)
-        self.mechanisms = self._mechanisms()
+        self.mechanisms = self._mechanisms(sockets)
         return self
 
-    def _mechanisms(self) -> Mechanisms:
-        blobs = Blobs(self.content, self.puller, self.records.catalog)
+    def _mechanisms(self, scratch: Path) -> Mechanisms:
+        blobs = Blobs(self.content, self.puller, self.records.catalog, scratch)
         trees = Trees(self.indexes, blobs, self.content, self.workers)
         mounts = CacheMounts(self.settings.state_dir / "mounts", self.workers, self.locks)
         return Mechanisms(

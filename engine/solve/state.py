@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
+from pathlib import Path
 from typing import Protocol
 
+import anyio
 from msgspec import Struct
 
 from engine.cache.flight import SingleFlight
@@ -15,6 +19,7 @@ from engine.errors import ContentError, EngineError, NotFoundError, RegistryErro
 from engine.image.descriptor import Descriptor
 from engine.image.digest import Digest
 from engine.image.reference import Reference
+from engine.layer.arriving import Arriving
 from engine.layer.base import Chain, Layer
 from engine.layer.index import Index, IndexStore
 from engine.layer.tree import Tree
@@ -60,8 +65,10 @@ class Locations(Protocol):
 class Blobs:
     """Gets layer blobs into the content store, each once, from wherever they are known to lie."""
 
-    def __init__(self, content: ContentStore, puller: Callable[[Reference], Puller], locations: Locations) -> None:
+    def __init__(self, content: ContentStore, puller: Callable[[Reference], Puller], locations: Locations, scratch: Path) -> None:
+        """`scratch` is a directory for fifos, which goes when the engine does."""
         self._content = content
+        self._scratch = scratch
         self._puller = puller
         self._locations = locations
         self._origins: dict[Digest, Reference] = {}
@@ -89,6 +96,47 @@ class Blobs:
         finally:
             if arrival:
                 arrival.end()
+
+    async def read(self, blob: Descriptor, use: Callable[[Arriving | None], Awaitable[object]],
+                   progress: FetchProgress | None = None) -> None:  # fmt: skip
+        """Has `use` read a blob: while it arrives, if it has to be fetched, or else from the content store. It may be used
+        twice: what it made of a blob that did not arrive whole counts for nothing. Raises as `ensure`, what `use` does, and for
+        a blob that holds something else than it should, `useless`."""
+        if not self.is_here(blob) and await self._read_arriving(blob, use, progress):
+            return
+        try:
+            await use(None)
+        except ContentError as error:
+            raise self.useless(blob, error) from error
+
+    async def _read_arriving(self, blob: Descriptor, use: Callable[[Arriving | None], Awaitable[object]],
+                             progress: FetchProgress | None) -> bool:  # fmt: skip
+        """Whether that went well. If not, and the blob is there in the end, it was perhaps sent by another, after one who broke
+        off; the truth comes out when the whole blob is read. An error of the download is what is raised in any case."""
+        failures: list[EngineError] = []
+        done = False
+
+        async def fetch(arrival: Arrival) -> None:
+            try:
+                await self.ensure(blob, progress, arrival)
+            except EngineError as error:
+                failures.append(error)
+
+        with Arrival(self._scratch / f"arrival-{secrets.token_hex(8)}") as arrival:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(fetch, arrival)
+                arriving = await arrival.arriving()
+                if arriving is not None:
+                    try:
+                        await use(arriving)
+                        done = True
+                    except (ContentError, StorageError):
+                        pass
+                    except EngineError as error:
+                        failures.append(error)
+        if failures:
+            raise failures[0]
+        return done
 
     def useless(self, blob: Descriptor, why: ContentError) -> ContentError:
         """What to raise when a layer's blob holds something else than the layer: a base image's is broken then, a step's as good as
@@ -166,14 +214,10 @@ class Trees:
         await self._flight.run(layer.diff_id, unpack)
 
     async def _scan(self, layer: Layer) -> None:
-        await self._blobs.ensure(layer.blob)
         from engine.layer.scan import scan  # here, since layers are seldom read for their index alone
 
-        blob = self._content.path(layer.blob.digest)
-        try:
-            await self._workers.call(scan, str(blob), str(layer.diff_id), str(self._indexes.directory))
-        except ContentError as error:
-            raise self._blobs.useless(layer.blob, error) from error
+        blob, where = str(self._content.path(layer.blob.digest)), str(self._indexes.directory)
+        await self._blobs.read(layer.blob, partial(self._workers.call, scan, blob, str(layer.diff_id), where))
 
     async def tree(self, chain: Chain) -> Tree:
         """The files of a state."""

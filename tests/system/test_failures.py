@@ -97,12 +97,13 @@ async def test_a_wrong_password(base: str, memory: Path) -> None:
         assert "login" in none.stderr.decode()
 
 
-async def test_a_corrupt_blob(base: str, registry: RegistryServer, memory: Path) -> None:
+@pytest.mark.parametrize("instruction", ["RUN true", "COPY Dockerfile /usr/"])
+async def test_a_corrupt_blob(base: str, registry: RegistryServer, memory: Path, instruction: str) -> None:
     blobs = memory / "registry/blobs/sha256"
     layer = max(blobs.iterdir(), key=lambda p: p.stat().st_size)
     good = layer.read_bytes()
     layer.write_bytes(good[:1000] + b"\0\1\2\3" + good[1004:])
-    context = write_context(memory / "app", f"FROM {base}\nRUN true\n")
+    context = write_context(memory / "app", f"FROM {base}\n{instruction}\n")
     done = await aniko(memory / "state", context)
     assert done.returncode == 8, done.stderr.decode()
     assert layer.name[:12] in done.stderr.decode()

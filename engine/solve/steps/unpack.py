@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from functools import partial
 
 import anyio
 
-from engine.errors import ContentError, EngineError, StorageError
+from engine.errors import EngineError
 from engine.image.descriptor import Descriptor
 from engine.layer.base import Chain, Layer
 from engine.snapshot.base import Snapshotter
-from engine.solve.arrival import Arrival
 from engine.solve.mechanisms import Job
 
 Progress = Callable[[Descriptor, int], None]
@@ -44,28 +42,4 @@ async def prefetch(job: Job, chain: Chain, progress: Progress | None = None) -> 
 
 
 async def _unpack(job: Job, snapshots: Snapshotter, layer: Layer, progress: Progress | None) -> None:
-    blobs = job.mechanisms.blobs
-    if not blobs.is_here(layer.blob):
-        with Arrival(job.scratch / f"arrival-{secrets.token_hex(8)}") as arrival:
-            if await _unpack_arriving(job, snapshots, layer, arrival, progress):
-                return
-    try:
-        await snapshots.unpack(layer)
-    except ContentError as error:
-        raise blobs.useless(layer.blob, error) from error
-
-
-async def _unpack_arriving(job: Job, snapshots: Snapshotter, layer: Layer, arrival: Arrival, progress: Progress | None) -> bool:
-    """Whether that went well. If not, and the blob is there in the end, it was perhaps sent by another, after one who broke off;
-    the truth comes out when the whole blob is unpacked. An error of the download is what is raised in any case."""
-    done = False
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(job.mechanisms.blobs.ensure, layer.blob, progress, arrival)
-        arriving = await arrival.arriving()
-        if arriving is not None:
-            try:
-                await snapshots.unpack(layer, arriving)
-                done = True
-            except (ContentError, StorageError):
-                pass
-    return done
+    await job.mechanisms.blobs.read(layer.blob, partial(snapshots.unpack, layer), progress)
