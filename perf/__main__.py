@@ -48,12 +48,12 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _builds(arguments: argparse.Namespace, place: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
-    here, missing = found(place / "state")
+    made = inputs.make(place, arguments.scale)
+    here, missing = found(place / "state", made.directory)
     builders = [b for b in here if not arguments.builders or b.name in arguments.builders.split(",")]
     for name, needs in missing.items():
         if not arguments.builders or name in arguments.builders.split(","):
             print(f"without {name}: it needs {needs}", file=sys.stderr)
-    made = inputs.make(place, arguments.scale)
     chosen = [w for w in works.WORKS if not arguments.works or w.name in arguments.works.split(",")]
     alone = _own_network()
     with registry.serving(place / "registry", arguments.registry) as (address, kind):
@@ -77,7 +77,8 @@ def _arguments() -> argparse.Namespace:
                         "parts alone; growth [CURVE…]: how cost grows with the size of things, of all curves or of those that are "
                         f"named ({', '.join(c.name for c in CURVES)})")
     parser.add_argument("--works", help=f"with commas between; default all: {','.join(w.name for w in works.WORKS)}")
-    parser.add_argument("--builders", help="with commas between; default all that are found: aniko,buildah,docker,buildkit,kaniko")
+    parser.add_argument("--builders", help="with commas between; default all that are found: "
+                        "plain (which is none: the work itself),aniko,buildah,docker,buildkit,kaniko")
     parser.add_argument("--modes", default="cold,repeated,cached", help="cold: nothing is known; repeated: the same build again; "
                         "cached: nothing is known but a cache in the registry. Default: %(default)s")
     parser.add_argument("--runs", type=int, help="of each, besides one that looks at memory; default: 3, of growth 1")

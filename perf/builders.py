@@ -24,10 +24,12 @@ class Build:
 
 
 class Builder(ABC):
-    """A builder with a state directory of its own. `can_cache`: whether it can share results through a registry."""
+    """A builder with a state directory of its own. `can_cache`: whether it can share results through a registry. `pushes`: whether
+    it makes an image at all."""
 
     name: str
     can_cache = True
+    pushes = True
 
     def __init__(self, state: Path) -> None:
         self.state = state / self.name
@@ -85,6 +87,21 @@ class Aniko(Builder):
             return subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parents[1]).stdout.strip()
 
         return git("describe", "--always") + ("-dirty" if git("status", "--porcelain", "--", "engine") else "")
+
+
+class Plain(Builder):
+    """No builder: the work itself, to compare with (`perf.plain`)."""
+
+    name = "plain"
+    can_cache = False
+    pushes = False
+
+    def __init__(self, state: Path, inputs: Path) -> None:
+        super().__init__(state)
+        self._inputs = inputs
+
+    def command(self, build: Build) -> list[str]:
+        return [sys.executable, "-m", "perf.plain", build.context.name, str(self._inputs), str(self.state / "work")]
 
 
 class Buildah(Builder):
@@ -204,9 +221,9 @@ class Kaniko(Builder):
         shutil.copy(_kaniko(), self.state / "fs/kaniko/executor")
 
 
-def found(state: Path) -> tuple[list[Builder], dict[str, str]]:
-    """This engine and the peers that are here; and of those that are not what they need."""
-    builders: list[Builder] = [Aniko(state)]
+def found(state: Path, inputs: Path) -> tuple[list[Builder], dict[str, str]]:
+    """The work itself on the `inputs`, this engine, and the peers that are here; and of those that are not what they need."""
+    builders: list[Builder] = [Plain(state, inputs), Aniko(state)]
     missing = {}
     if shutil.which("buildah"):
         builders.append(Buildah(state))

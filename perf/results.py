@@ -47,30 +47,37 @@ def _timed(runs: Sequence[Run]) -> list[float]:
 def _table(about: dict[str, Any], runs: Sequence[Run], works: Sequence[Work], builders: Sequence[str]) -> list[str]:
     out = ["# Builds", "", *(f"- {key}: {value}" for key, value in about.items()), "",
            "Medians of the runs, lowest in brackets. CPU is the processor time of all processes; memory the peak of their PSS, "
-           "summed up; moved what went over the loopback; blobs the layers that the build made.", ""]
+           "summed up; moved what went over the loopback; blobs the layers that the build made. `plain` is no builder, but the "
+           "work itself (perf/plain.py): the column has how many times as long others take.", ""]
     for mode, title in _MODES.items():
         shown = [w for w in works if any(_of(runs, w.name, b, mode) for b in builders)]
         if not shown:
             continue
-        out += [f"## {title}", "", "| work | builder | seconds | bound | CPU s | memory MB | moved MB | blobs MB | load |",
-                "|---|---|---|---|---|---|---|---|---|"]
+        out += [f"## {title}", "",
+                "| work | builder | seconds | bound | × plain | CPU s | memory MB | moved MB | blobs MB | load |",
+                "|---|---|---|---|---|---|---|---|---|---|"]
         for work in shown:
             bound = {"cold": work.cold, "repeated": work.repeated, "cached": work.cached}[mode]
-            out += [_row(work.name, builder, _of(runs, work.name, builder, mode), bound) for builder in builders]
+            plain = _timed(_of(runs, work.name, "plain", mode))
+            out += [_row(work.name, builder, _of(runs, work.name, builder, mode), bound, plain) for builder in builders
+                    if builder != "plain" or plain]  # fmt: skip
         out.append("")
     failures = [r for r in runs if r.error]
     return out + [f"- failed: {r.work}, {r.builder}, {r.mode}: {r.error[:300]!r}" for r in failures]
 
 
-def _row(work: str, builder: str, runs: Sequence[Run], bound: float | None) -> str:
+def _row(work: str, builder: str, runs: Sequence[Run], bound: float | None, plain: Sequence[float]) -> str:
     if not _timed(runs):
-        return f"| {work} | {builder} | – | {bound or '–'} | | | | | |"
+        return f"| {work} | {builder} | – | {bound or '–'} | | | | | | |"
     timed = [r for r in runs if r.taken and not r.taken.memory]
     taken = [r.taken for r in timed if r.taken]
     memory = max((r.taken.memory for r in runs if r.taken), default=0)
     seconds = [t.seconds for t in taken]
+    times = f"{median(seconds) / median(plain):.1f}" if plain and builder != "plain" else ""
+    if builder == "plain":
+        bound = None
     moved, blobs = median(t.moved for t in taken), median(r.blobs for r in timed)
-    return (f"| {work} | {builder} | {median(seconds):.2f} ({min(seconds):.2f}) | {bound or '–'} "
+    return (f"| {work} | {builder} | {median(seconds):.2f} ({min(seconds):.2f}) | {bound or '–'} | {times} "
             f"| {median(t.cpu for t in taken):.2f} | {memory / 1e6:.0f} | {moved / 1e6:.0f} | {blobs / 1e6:.1f} "
             f"| {median(t.load for t in taken):.1f} |")
 

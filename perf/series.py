@@ -59,7 +59,8 @@ def run(chosen: Sequence[Work], builders: Sequence[Builder], contexts: dict[str,
 def _round(work: Work, builder: Builder, context: Path, plan: Plan, place: Path, number: int) -> list[Run]:
     """One builder's runs of a work: cold, then repeated (in the same place), then on a new machine."""
     out: list[Run] = []
-    cached = "cached" in plan.modes and work.cached is not None and builder.can_cache
+    modes = plan.modes if builder.pushes else [mode for mode in plan.modes if mode == "cold"]
+    cached = "cached" in modes and work.cached is not None and builder.can_cache
     repository = f"bench/{work.name}-{next(_numbers)}"
     cache = f"{plan.address}/cache/{next(_numbers)}" if cached else ""
 
@@ -70,9 +71,9 @@ def _round(work: Work, builder: Builder, context: Path, plan: Plan, place: Path,
 
     builder.forget()
     plain = Build(context, f"{plan.address}/{repository}:1")
-    if "cold" in plan.modes or "repeated" in plan.modes:
+    if "cold" in modes or "repeated" in modes:
         one("cold", plain)
-        if "repeated" in plan.modes and work.repeated is not None:
+        if "repeated" in modes and work.repeated is not None:
             one("repeated", plain)
     if cached:
         builder.forget()
@@ -95,7 +96,7 @@ def _run(work: Work, builder: Builder, mode: str, build: Build, place: Path, num
                             daemons=builder.daemons())  # fmt: skip
     except measure.Failed as error:
         return Run(work.name, builder.name, mode, number, None, error=str(error))
-    return Run(work.name, builder.name, mode, number, taken, _made(build, work))
+    return Run(work.name, builder.name, mode, number, taken, _made(build, work) if builder.pushes else 0)
 
 
 def _made(build: Build, work: Work) -> int:

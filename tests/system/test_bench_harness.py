@@ -39,8 +39,10 @@ def test_growth_measures_builds_one_after_the_other_and_together_in_one_process(
 
 
 def test_builds_are_measured_cold_repeated_and_cached_with_what_they_moved_and_made(tmp_path: Path) -> None:
-    results = bench(tmp_path, "--works", "hello", "--builders", "aniko", "--runs", "1", "--scale", "0.01")
-    runs = json.loads((results / "builds.json").read_text())["runs"]
+    results = bench(tmp_path, "--works", "hello", "--builders", "plain,aniko", "--runs", "1", "--scale", "0.01")
+    every = json.loads((results / "builds.json").read_text())["runs"]
+    assert [(run["mode"], run["error"]) for run in every if run["builder"] == "plain"] == [("cold", "")] * 2
+    runs = [run for run in every if run["builder"] == "aniko"]
     assert [(run["mode"], run["number"], run["error"]) for run in runs] == [
         (mode, number, "") for number in (0, 1) for mode in ("cold", "repeated", "cached")]  # fmt: skip
     cold, repeated, _ = (run["taken"] for run in runs[:3])

@@ -34,8 +34,8 @@ def said(version: str, buildx: bool = False) -> str:
 
 def test_peers_that_are_not_here_are_named_with_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    here, missing = builders.found(tmp_path / "state")
-    assert [b.name for b in here] == ["aniko"]
+    here, missing = builders.found(tmp_path / "state", tmp_path)
+    assert [b.name for b in here] == ["plain", "aniko"]
     assert set(missing) == {"buildah", "docker", "buildkit", "kaniko"}
     assert all(missing.values())
 
@@ -47,8 +47,8 @@ def test_peers_that_are_here_are_used(tmp_path: Path, monkeypatch: pytest.Monkey
     program(bin_, "docker", said("27.0.1", buildx=True))
     monkeypatch.setenv("PATH", str(bin_))
     monkeypatch.setattr(builders.os, "geteuid", lambda: 0)
-    here, missing = builders.found(tmp_path / "state")
-    assert [b.name for b in here] == ["aniko", "buildah", "docker", "buildkit", "kaniko"]
+    here, missing = builders.found(tmp_path / "state", tmp_path)
+    assert [b.name for b in here] == ["plain", "aniko", "buildah", "docker", "buildkit", "kaniko"]
     assert not missing
 
 
@@ -128,11 +128,13 @@ def test_the_table_and_the_picture_have_medians_of_timed_runs(tmp_path: Path) ->
     runs = [Run("hello", "aniko", "cold", n, Taken(seconds, 0.5, memory, 2_000_000, 0.1), 3_000_000)
             for n, (seconds, memory) in enumerate(((1.0, 0), (9.0, 0), (2.0, 0), (50.0, 61_000_000)))]  # fmt: skip
     runs.append(Run("hello", "docker", "cold", 0, None, error="no"))
+    runs.append(Run("hello", "plain", "cold", 0, Taken(0.5, 0.4, 0, 0, 0.1)))
     results.write(tmp_path, "builds", {}, runs, WORKS)
     table = (tmp_path / "builds.md").read_text()
-    assert "| hello | aniko | 2.00 (1.00) | 1.0 | 0.50 | 61 | 2 | 3.0 | 0.1 |" in table
+    assert "| hello | aniko | 2.00 (1.00) | 1.0 | 4.0 | 0.50 | 61 | 2 | 3.0 | 0.1 |" in table
+    assert "| hello | plain | 0.50 (0.50) | – |  | 0.40 | 0 | 0 | 0.0 | 0.1 |" in table
     assert "- failed: hello, docker, cold: 'no'" in table
-    assert len(json.loads((tmp_path / "builds.json").read_text())["runs"]) == 5
+    assert len(json.loads((tmp_path / "builds.json").read_text())["runs"]) == 6
     texts = [text.text for text in ElementTree.fromstring((tmp_path / "builds.svg").read_text()).iter("{http://www.w3.org/2000/svg}text")]
     assert "2.00" in texts and "black: the bound" in texts
 
