@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Iterator
 
 from engine.errors import ContentError, CopyError, StorageError
-from engine.layer.compress import write_all
 from engine.layer.contents import HARDLINK, clean, removal, show, to_entry
 from engine.layer.decompress import detect, open_decompressor
 from engine.layer.disk import write_sparse
 from engine.layer.entries import Change, Entry
+from engine.layer.sink import write_all
 from engine.layer.tarcodec import BLOCK, WHITEOUT
 from engine.layer.tarstream import Member, TarStream
 

@@ -16,12 +16,12 @@ from engine.image.digest import Digest
 from engine.layer import columns
 from engine.layer.base import file_state
 from engine.layer.columns import Columns
-from engine.layer.compress import BlobSink
 from engine.layer.contents import show
 from engine.layer.departing import Signals
 from engine.layer.entries import Change, Entry
 from engine.layer.hashing import content_hash
 from engine.layer.index import CONSULTED, MOST_CONSULTED, Index, IndexStore, collector_paused
+from engine.layer.sink import BlobSink
 from engine.layer.tarcodec import END, header_encoder, padding
 
 _FILE = columns.NUMBERS["file"]

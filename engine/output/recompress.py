@@ -16,8 +16,8 @@ from engine.errors import ContentError, StorageError
 from engine.image.descriptor import Descriptor, compression_of, layer_type
 from engine.image.digest import Digest
 from engine.layer.base import Chain, Layer
-from engine.layer.compress import BlobSink, Written
 from engine.layer.decompress import open_decompressor
+from engine.layer.sink import BlobSink, Written
 from engine.output.blobs import single_error
 from engine.plan.keys import KeyBuilder
 from engine.settings import Compression

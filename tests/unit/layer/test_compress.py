@@ -22,8 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ContentError, StorageError, UsageError
-from engine.layer.compress import BlobSink, compress, open_compressor
+from engine.layer.compress import compress, open_compressor
 from engine.layer.decompress import detect, open_decompressor
+from engine.layer.sink import BlobSink
 
 KINDS = ["gzip", "zstd", "none"]
 chance = random.Random(7)
