@@ -54,9 +54,6 @@ class Registry(Protocol):
     """All registries, by reference. Every call retries what is transient, and raises `RegistryError`, `NotFoundError`,
     `AuthError` or `ContentError` that names the registry and what was asked of it."""
 
-    async def prepare(self) -> None:
-        """Imports and opens what the first long transfer needs, which takes a while: to be done beside other work. Optional."""
-
     async def resolve(self, reference: Reference) -> Descriptor:
         """What a tag or digest stands for now (HEAD, or GET where a registry answers HEAD badly)."""
 

@@ -44,10 +44,6 @@ class RegistryClient:
         self._manifests = Manifests(self._transport)
         self._pushes: SingleFlight[bool] = SingleFlight()
 
-    async def prepare(self) -> None:
-        """See `Registry.prepare`."""
-        await self._transport.prepare()
-
     async def resolve(self, reference: Reference) -> Descriptor:
         """See `Registry.resolve`."""
         return await self._manifests.resolve(reference)
@@ -109,4 +105,4 @@ class RegistryClient:
 
     async def aclose(self) -> None:
         """See `Registry.aclose`."""
-        await self._transport.aclose()
+        self._transport.close()

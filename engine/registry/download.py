@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
 
 import anyio
 
 from engine.errors import ContentError, NotFoundError, RegistryError
 from engine.image.descriptor import Descriptor
 from engine.image.reference import Reference
-from engine.registry.direct import SMALL_BLOB
 from engine.registry.retry import TransientError
 from engine.registry.rules import asked, content_start
+from engine.registry.session import Response
 from engine.registry.transport import Call, Transport, claim
-
-if TYPE_CHECKING:
-    from engine.registry.exchange import Response
 
 _HEADWAY = 1 << 20
 """Bytes that must have come for a new failure to count as the first one."""
@@ -79,8 +75,7 @@ class _Transfer:
     def call(self) -> Call:
         """The request for what is missing."""
         headers = {"Range": f"bytes={self.done}-"} if self.done else {}
-        most = self._size if self._size <= SMALL_BLOB else None
-        return Call("GET", self._url, self._claim, frozenset({200, 206}), headers, most=most)
+        return Call("GET", self._url, self._claim, frozenset({200, 206}), headers)
 
     def begins(self, response: Response) -> int:
         """How many bytes of an answer were had already: a registry may ignore the range, or round it down."""

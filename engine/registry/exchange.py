@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import anyio
 from msgspec import Struct, field
@@ -99,27 +99,6 @@ class Request(Struct, frozen=True):
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | FilePart | GrowingPart | None = None
     verify: bool = True
-    most: int | None = None
-
-
-class Response(Protocol):
-    """An answer whose body may still be on its way. To be closed, in any case and without waiting, with `close`."""
-
-    status: int
-    headers: Headers
-    url: str
-
-    async def read(self, limit: int) -> bytes:
-        """The whole body; raises `RegistryError` when it is larger than `limit` bytes, `TransientError` when it broke off."""
-
-    async def head(self, limit: int) -> bytes:
-        """The first bytes of the body, up to `limit`, as far as they arrive: for errors."""
-
-    def parts(self) -> AsyncIterator[bytes]:
-        """The body as it arrives, its Content-Encoding left alone (a blob is what is sent, gzip or not)."""
-
-    def close(self) -> None:
-        """Gives the connection back if the body was read to its end, else closes it."""
 
 
 class Answer(Struct, frozen=True):

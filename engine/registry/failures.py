@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 
 from engine.errors import RegistryError
 from engine.registry.exchange import Request
@@ -18,6 +19,13 @@ def untrusted(request: Request, reason: str) -> RegistryError:
                          hint=f"trust the authority that issued it, or use --insecure-registry {request.registry}")
 
 
+def bad_tls(request: Request, error: ssl.SSLError) -> RegistryError:
+    """TLS has failed."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return untrusted(request, error.verify_message or str(error))
+    return no_tls(request, error.reason or str(error))
+
+
 def no_tls(request: Request, reason: str) -> RegistryError:
     """There is something that does not speak TLS, or not as it should."""
     words = clean(reason).replace("_", " ").lower()
@@ -26,9 +34,9 @@ def no_tls(request: Request, reason: str) -> RegistryError:
     return RegistryError(f"no TLS connection to {_place(request)}: {words} ({request.what})", hint=hint)
 
 
-def no_name(request: Request, error: OSError) -> RegistryError:
-    """The host's name is not known, or not now."""
-    message = f"cannot reach {_place(request)}: its name cannot be found ({words(error)}) ({request.what})"
+def no_name(request: Request, error: OSError, via: str = "") -> RegistryError:
+    """The name of the host, or of what is on the way there (`the proxy of `), is not known, or not now."""
+    message = f"cannot reach {via}{_place(request)}: its name cannot be found ({words(error)}) ({request.what})"
     return TransientError(message, reached=False) if error.errno == socket.EAI_AGAIN else RegistryError(message)
 
 

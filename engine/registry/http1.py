@@ -1,22 +1,28 @@
-"""The grammar of HTTP/1.1 (RFC 9112), as far as short requests and answers need it: what is sent, and how an answer is read,
-without a connection. What a server says is hostile: everything is bounded, and what can be read in two ways is refused."""
+"""The grammar of HTTP/1.1 (RFC 9112), as far as registries need it: what is sent, and how an answer is read, without a connection.
+What a server says is hostile: everything is bounded, and what can be read in two ways is refused."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import quote
 
 from engine.registry.rules import Headers
 
 HEAD_LIMIT = 64 << 10
 """Bytes of an answer's status and headers, and of what follows a chunked body."""
 
+_HEAD_SIZE = 16 << 10
+"""Bytes of an answer that are received at once before it is known how long it is."""
+_LARGE_CHUNK = 64 << 10
+"""Bytes of a chunk from which on it is received by itself, and not with those that follow."""
+
 _STATUS = re.compile(rb"HTTP/1\.([01]) (\d{3})(?: .*)?")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
 _LENGTH = re.compile(r"\d{1,18}", re.ASCII)
 _UNSENDABLE = re.compile(r"[\0\r\n]")
-_TARGET = re.compile(r"/[!-~]*")
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 _SENDS_BODIES = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -32,37 +38,37 @@ class EarlyEndError(Exception):
         self.begun = begun
 
 
-def can_ask_for(target: str) -> bool:
-    """Whether a path and query can be sent as they are."""
-    return _TARGET.fullmatch(target) is not None
-
-
-def head(method: str, target: str, host: str, headers: Mapping[str, str], length: int) -> bytes:
-    """The bytes before a request's body of `length` bytes; raises `ValueError` for a header that would be two."""
-    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}"]
-    for name, value in headers.items():
+def head(method: str, target: str, host: str, headers: Mapping[str, str], length: int | None) -> bytes:
+    """The bytes before a request's body of `length` bytes, or one in chunks; what of a target cannot be sent is quoted. Raises
+    `ValueError` for a header that would be two."""
+    lines = [f"{method} {quote(target, safe=_PRINTABLE, errors='surrogateescape')} HTTP/1.1"]
+    for name, value in {"Host": host, **headers}.items():
         if _UNSENDABLE.search(value):
             raise ValueError(f"the header {name} has a line break in it")
         lines.append(f"{name}: {value}")
-    if length or method in _SENDS_BODIES:
+    if length is None:
+        lines.append("Transfer-Encoding: chunked")
+    elif length or method in _SENDS_BODIES:
         lines.append(f"Content-Length: {length}")
     return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")
 
 
 class Reader:
-    """Reads one answer: first its `head`, then its `body`. `receive` gives the next bytes that have arrived, nothing at the end of
-    the connection. Both raise `NoHttpError`, `EarlyEndError`, and what `receive` does."""
+    """Reads one answer: first its `head`, then the `part`s of its body. `receive` gives the next bytes that have arrived, at most
+    as many as it is asked for, nothing at the end of the connection. Both raise `NoHttpError`, `EarlyEndError`, and what `receive`
+    does."""
 
-    def __init__(self, receive: Callable[[], Awaitable[bytes]]) -> None:
+    def __init__(self, receive: Callable[[int], Awaitable[bytes]]) -> None:
         self._receive = receive
         self._buffer = bytearray()
         self._begun = False
-        self._left = HEAD_LIMIT
-        self._length: int | None = None
-        self._chunked = False
+        self._room = HEAD_LIMIT
         self._kept = False
-        self.content = bytearray()
-        """What there is of the body so far."""
+        self._chunked = False
+        self._in_chunk = False
+        self._left: int | None = 0
+        """Bytes to come of the body, or of the chunk; None where it goes on to the end of the connection."""
+        self._over = False
 
     async def head(self, method: str) -> tuple[int, Headers]:
         """Status and headers of the answer to a method."""
@@ -76,25 +82,42 @@ class Reader:
             raise NoHttpError("how long its body is can be read in two ways")
         if len(lengths) > 1 or not all(_LENGTH.fullmatch(length) for length in lengths):
             raise NoHttpError("its length is no number")
-        if method == "HEAD" or status in (204, 304):
-            self._length = 0
+        if method == "HEAD" or status in (204, 304) or (method == "CONNECT" and status < 300):
+            self._over = True
         elif codings:
             self._chunked = True
         elif lengths:
-            self._length = int(lengths.pop())
+            self._left = int(lengths.pop())
+            self._over = not self._left
         else:
-            self._kept = False
+            self._left, self._kept = None, False
         return status, headers
 
-    async def body(self, most: int) -> bool:
-        """Reads the body into `content`, up to `most` bytes and a few; returns whether the connection can carry another request."""
+    async def part(self, most: int) -> bytes:
+        """The next bytes of the body, at most `most`; nothing at its end."""
+        if self._over:
+            return b""
         if self._chunked:
-            whole = await self._chunks(most)
-        elif self._length is not None:
-            whole = await self._bytes(self._length, most)
-        else:
-            whole = await self._rest(most)
-        return whole and self._kept and not self._buffer
+            return await self._from_chunks(most)
+        if self._left is None:
+            part = self._buffered(most) or await self._receive(most)
+            self._over = not part
+            return part
+        part = self._buffered(min(self._left, most)) or await self._some(min(self._left, most))
+        self._left -= len(part)
+        self._over = not self._left
+        return part
+
+    def is_whole(self) -> bool:
+        """Whether the body has been read, or the rest of it is here, and the connection can carry another request."""
+        if self._left and not self._chunked and self._left <= len(self._buffer):
+            del self._buffer[: self._left]
+            self._over = True
+        return self._over and self._kept and not self._buffer
+
+    def is_empty(self) -> bool:
+        """Whether nothing has been received beyond what was read."""
+        return not self._buffer
 
     async def _head(self) -> tuple[int, Headers]:
         line = await self._head_line()
@@ -113,48 +136,56 @@ class Reader:
 
     async def _head_line(self) -> bytes:
         """A line of what there may be `HEAD_LIMIT` bytes of in all, promises and trailers included."""
-        line = await self._line(self._left)
-        self._left -= len(line) + 1
+        line = await self._line(self._room)
+        self._room -= len(line) + 1
         return line
 
-    async def _chunks(self, most: int) -> bool:
-        while True:
-            line = await self._line(HEAD_LIMIT)
-            match = _CHUNK.fullmatch(line)
-            if match is None:
-                raise NoHttpError(f"the length of a chunk is {_shown(line)}")
-            length = int(match[1], 16)
-            if not length:
-                break
-            if not await self._bytes(length, most):
-                return False
+    async def _from_chunks(self, most: int) -> bytes:
+        """What has arrived of chunks, at most `most` bytes of them; nothing after the last one."""
+        found = bytearray()
+        while len(found) < most:
+            if not self._left:
+                if found and b"\n" not in self._buffer:
+                    break  # what is there need not wait for what is to come
+                if not await self._begin_chunk():
+                    break
+            elif not self._buffer:
+                if found:
+                    break
+                if self._left >= _LARGE_CHUNK:
+                    part = await self._some(min(self._left, most))
+                    self._left -= len(part)
+                    return part
+                self._buffer += await self._some(most)
+            else:
+                part = self._buffered(min(self._left, most - len(found)))
+                self._left -= len(part)
+                found += part
+        return bytes(found)
+
+    async def _begin_chunk(self) -> bool:
+        """The line between two chunks, or the length of the next one; False when that was the last one."""
+        if self._in_chunk:
+            self._in_chunk = False
             if await self._line(2):
                 raise NoHttpError("a chunk is longer than it says")
-        while await self._head_line():
-            pass
-        return True
+            return True
+        line = await self._line(HEAD_LIMIT)
+        match = _CHUNK.fullmatch(line)
+        if match is None:
+            raise NoHttpError(f"the length of a chunk is {_shown(line)}")
+        self._left = int(match[1], 16)
+        self._in_chunk = self._left > 0
+        if not self._in_chunk:
+            while await self._head_line():
+                pass
+            self._over = True
+        return self._in_chunk
 
-    async def _bytes(self, length: int, most: int) -> bool:
-        """Adds the next bytes to the body; False when they are more than are wanted."""
-        while length:
-            if not self._buffer:
-                await self._more()
-            part = self._buffer[:length]
-            del self._buffer[:length]
-            self.content += part
-            length -= len(part)
-            if len(self.content) > most:
-                return False
-        return True
-
-    async def _rest(self, most: int) -> bool:
-        while len(self.content) <= most:
-            self.content += self._buffer
-            self._buffer.clear()
-            self._buffer += await self._receive()
-            if not self._buffer:
-                return True
-        return False
+    def _buffered(self, most: int) -> bytes:
+        part = bytes(self._buffer[:most])
+        del self._buffer[:most]
+        return part
 
     async def _line(self, limit: int) -> bytes:
         """The next line without its end, which may be a bare line feed."""
@@ -171,11 +202,14 @@ class Reader:
         return line
 
     async def _more(self) -> None:
-        part = await self._receive()
+        self._buffer += await self._some(_HEAD_SIZE)
+
+    async def _some(self, most: int) -> bytes:
+        part = await self._receive(most)
         if not part:
             raise EarlyEndError(begun=self._begun)
         self._begun = True
-        self._buffer += part
+        return part
 
 
 def _shown(line: bytes) -> str:

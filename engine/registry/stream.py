@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import anyio
-from msgspec.structs import replace
 
 from engine.errors import EngineError
 from engine.image.descriptor import Descriptor
@@ -148,5 +147,5 @@ class Stream:
         return follow(answer.url, answer.headers.get("location"), endpoint)
 
     async def _ask(self, call: Call) -> Answer:
-        async with self._transport.open(replace(call, most=ERROR_BODY_LIMIT)) as response:
+        async with self._transport.open(call) as response:
             return Answer(response.status, response.headers, await response.head(ERROR_BODY_LIMIT), response.url)

@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import anyio
-from anyio import to_thread
 from msgspec import Struct, field
-from msgspec.structs import replace
 
 from engine.errors import RegistryError
 from engine.image.reference import Reference
@@ -22,8 +19,7 @@ from engine.progress.spans import span
 from engine.registry.auth import Authenticator, Claim
 from engine.registry.challenge import parse_challenges, repository_scope
 from engine.registry.credentials import Credentials
-from engine.registry.direct import DirectSession
-from engine.registry.exchange import Answer, FilePart, GrowingPart, Request, Response, Timeouts
+from engine.registry.exchange import Answer, FilePart, GrowingPart, Request, Timeouts
 from engine.registry.retry import TRANSIENT_STATUSES, Attempts, Clock, Patience, TransientError
 from engine.registry.rules import (
     ERROR_BODY_LIMIT,
@@ -34,10 +30,8 @@ from engine.registry.rules import (
     refusal,
     speaks_tls,
 )
+from engine.registry.session import Response, Session
 from engine.registry.tls import Contexts
-
-if TYPE_CHECKING:
-    from engine.registry.session import Session
 
 _REDIRECTS = 5
 _LOGINS = 2
@@ -49,7 +43,7 @@ _SMALL_REQUESTS = 16
 class Call(Struct, frozen=True):
     """A request to a registry. `url` is a path below the registry's base, or a whole URL that the registry gave.
 
-    An answer whose status is in `expected` is returned, every other one raises. `most` is as in `Request`.
+    An answer whose status is in `expected` is returned, every other one raises.
     """
 
     method: str
@@ -58,7 +52,6 @@ class Call(Struct, frozen=True):
     expected: frozenset[int] = frozenset({200})
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | FilePart | GrowingPart | None = None
-    most: int | None = None
 
 
 def claim(reference: Reference, what: str, *actions: str, also_pull: str = "") -> Claim:
@@ -77,15 +70,9 @@ class Transport:
         self.clock = clock
         self.patience = patience
         self._insecure = insecure
-        self._timeouts = timeouts
-        self._contexts = Contexts(ca_file)
-        self._direct = DirectSession(user_agent, self._contexts, timeouts, environment)
-        self._user_agent = user_agent
-        self._environment = environment
+        self._session = Session(user_agent, Contexts(ca_file), timeouts, environment)
         self._auth = Authenticator(credentials, self._ask_tokens, clock, lambda registry: self._settled.get(registry))
         self._small = anyio.CapacityLimiter(_SMALL_REQUESTS)
-        self._session: Session | None = None
-        self._opening = anyio.Lock()
         self._settled: dict[str, Endpoint] = {}
         self._settling: dict[str, anyio.Lock] = {}
         self._answered: set[str] = set()
@@ -99,7 +86,7 @@ class Transport:
         attempts = self.attempts()
         while True:
             try:
-                async with self._small, self.open(replace(call, most=limit)) as response:
+                async with self._small, self.open(call) as response:
                     return Answer(response.status, response.headers, await response.read(limit), response.url)
             except TransientError as error:
                 await attempts.pause(error)
@@ -127,17 +114,9 @@ class Transport:
                 self._settled[registry] = ways[0] if len(ways) == 1 else await self._probe(registry, ways, what)
             return self._settled[registry]
 
-    async def prepare(self) -> None:
-        """Opens the session for long transfers before the first one does."""
-        await self._open_session()
-
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Closes the connections; a later request opens new ones."""
-        session, self._session = self._session, None
-        with anyio.move_on_after(5, shield=True):
-            await self._direct.aclose()
-            if session:
-                await session.aclose()
+        self._session.close()
 
     async def _logged_in(self, call: Call) -> Response:
         endpoint = await self.endpoint(call.claim.registry, call.claim.what)
@@ -179,17 +158,12 @@ class Transport:
     async def _exchange(self, request: Request) -> Response:
         """One exchange. A registry that has answered before is not one that was never there: it may just be starting anew."""
         try:
-            response = await self._send_one(request)
+            response = await self._session.send(request)
         except TransientError as error:
             error.reached = error.reached or request.registry in self._answered
             raise
         self._answered.add(request.registry)
         return response
-
-    async def _send_one(self, request: Request) -> Response:
-        if self._direct.takes(request):
-            return await self._direct.send(request)
-        return await (await self._open_session()).send(request)
 
     def _verifies(self, host: str) -> bool:
         return endpoints(host, self._insecure)[0].verify
@@ -209,7 +183,7 @@ class Transport:
         failure: RegistryError | None = None
         asking = Claim(registry, "", frozenset(), what)
         for way in ways:
-            call = Call("GET", "/v2/", asking, most=ERROR_BODY_LIMIT)
+            call = Call("GET", "/v2/", asking)
             try:
                 response = await self._exchange(_request(call, f"{way.base}/v2/", {}, way.verify))
             except RegistryError as error:
@@ -231,7 +205,7 @@ class Transport:
         own = self._settled.get(asking.registry)
         host = origin(url)[1]
         verify = own.verify if own and origin(own.base)[1] == host else self._verifies(host)
-        response = await self._exchange(_request(Call(method, url, asking, body=body, most=_TOKEN_LIMIT), url,
+        response = await self._exchange(_request(Call(method, url, asking, body=body), url,
                                                  headers, verify))
         try:
             answer = Answer(response.status, response.headers, await response.read(_TOKEN_LIMIT), url)
@@ -242,20 +216,6 @@ class Transport:
                           answer.body, self.clock.wall())
         return answer
 
-    async def _open_session(self) -> Session:
-        if self._session is None:
-            async with self._opening:
-                if self._session is None:
-                    module = await to_thread.run_sync(_import_session)
-                    self._session = module(self._user_agent, self._contexts, self._timeouts, self._environment)
-        return self._session
-
-
-def _import_session() -> type[Session]:
-    from engine.registry.session import Session
-
-    return Session
-
 
 def _request(call: Call, url: str, headers: Mapping[str, str], verify: bool) -> Request:
-    return Request(call.method, url, call.claim.registry, call.claim.what, headers, call.body, verify, call.most)
+    return Request(call.method, url, call.claim.registry, call.claim.what, headers, call.body, verify)

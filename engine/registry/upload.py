@@ -247,7 +247,7 @@ class _Upload:
         return await self._uploader.has(self._reference, self._descriptor.digest, pushing=True)
 
     async def _ask(self, call: Call) -> Answer:
-        async with self._transport.open(replace(call, most=ERROR_BODY_LIMIT)) as response:
+        async with self._transport.open(call) as response:
             return Answer(response.status, response.headers, await response.head(ERROR_BODY_LIMIT), response.url)
 
     async def _ask_upload(self, call: Call) -> Answer:

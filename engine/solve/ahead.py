@@ -27,14 +27,11 @@ _WORKED = ((Run, "RUN"), (Copy, "COPY"))
 
 
 def warm_up(job: Job, dockerfile: Dockerfile, background: TaskGroup) -> None:
-    """Starts the worker processes, if there is a RUN or COPY that will hardly be found; and where no RUN can be found, so that its
-    base is hardly here, prepares for transfers: that is work of this process, which else waits for others and for registries."""
+    """Starts the worker processes, if there is a RUN or COPY that will hardly be found."""
     kinds = {type(each) for stage in dockerfile.stages for each in stage.instructions}
     new = {kind for kind, name in _WORKED if kind in kinds and not job.cache.may_have(name)}
     if new or (job.no_cache and kinds & {kind for kind, _ in _WORKED}):
         background.start_soon(_start_workers, job)
-    if Run in new:
-        background.start_soon(job.mechanisms.registry().prepare)
 
 
 async def _start_workers(job: Job) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from engine.registry.direct import DirectSession
 from tests.contract.registries import RunningRegistry, missing_tools, running_registry
 
 
@@ -27,13 +26,6 @@ def htpasswd_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runn
         pytest.skip(f"needs {missing}")
     with running_registry(tmp_path_factory.mktemp("registry"), users={"anna": "pässword:1"}) as registry:
         yield registry
-
-
-@pytest.fixture(params=["direct", "aiohttp"])
-def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has a test run twice: as it is, where short exchanges are direct ones, and with aiohttp for all of them."""
-    if request.param == "aiohttp":
-        monkeypatch.setattr(DirectSession, "takes", lambda *_: False)
 
 
 @pytest.fixture

@@ -20,8 +20,6 @@ from engine.registry.server.server import RegistryServer
 from tests.contract.registries import RunningRegistry
 from tests.contract.registry_fixtures.clients import connected, login, make_blob, pull
 
-pytestmark = pytest.mark.usefixtures("each_way")
-
 
 @pytest.fixture(params=["docker-registry", "embedded"])
 async def reference(request: pytest.FixtureRequest, repository: str, tmp_path: Path) -> AsyncIterator[Reference]:
@@ -276,6 +274,7 @@ async def test_an_unknown_host_is_said_to_be_unknown() -> None:
 
 async def test_a_closed_client_can_be_closed_again(reference: Reference) -> None:
     async with connected() as client:
-        await client.prepare()
+        with pytest.raises(NotFoundError):
+            await client.resolve(reference)
         await client.aclose()
         await client.aclose()

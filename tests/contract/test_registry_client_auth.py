@@ -21,8 +21,6 @@ from engine.registry.server.server import RegistryServer
 from tests.contract.registry_fixtures.clients import Clock, connected, login, make_blob, pull
 from tests.contract.registry_fixtures.scripted import Say, Scripted
 
-pytestmark = pytest.mark.usefixtures("each_way")
-
 MIB = 1 << 20
 
 

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from engine.errors import RegistryError
 from engine.image.reference import Reference
-from engine.registry import body
+from engine.registry import sending
 from engine.registry.exchange import Timeouts
 from engine.registry.retry import Patience
 from tests.contract.registry_fixtures.clients import connected, make_blob
@@ -130,7 +130,7 @@ async def test_a_cancelled_upload_leaves_no_thread_behind_that_sends(plain: Scri
                                                                      monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     path, _, descriptor = make_blob(tmp_path, 64 * MIB)
     over, paused, stuck, ended = anyio.Event(), threading.Event(), threading.Event(), threading.Event()
-    send, sendfile = body._send, os.sendfile
+    send, sendfile = sending._send, os.sendfile
 
     async def stare(request: web.Request) -> web.Response:
         assert isinstance(request.transport, asyncio.ReadTransport)
@@ -153,7 +153,7 @@ async def test_a_cancelled_upload_leaves_no_thread_behind_that_sends(plain: Scri
             stuck.set()
             raise
 
-    monkeypatch.setattr(body, "_send", watched_send)
+    monkeypatch.setattr(sending, "_send", watched_send)
     monkeypatch.setattr("os.sendfile", watched_sendfile)
     plain.on("PUT", "/session", stare)
     async with connected() as client:

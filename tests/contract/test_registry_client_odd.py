@@ -24,8 +24,6 @@ from engine.registry.retry import Patience
 from tests.contract.registry_fixtures.clients import Clock, connected, make_blob, pull
 from tests.contract.registry_fixtures.scripted import Handler, Say, Scripted
 
-pytestmark = pytest.mark.usefixtures("each_way")
-
 MIB = 1 << 20
 INDEX = make_index([]).raw
 DIGEST = Digest.of(INDEX)

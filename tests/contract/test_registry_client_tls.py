@@ -23,8 +23,6 @@ from engine.image.reference import Reference
 from tests.contract.registry_fixtures.clients import connected, login, make_blob
 from tests.contract.registry_fixtures.scripted import Say, Scripted
 
-pytestmark = pytest.mark.usefixtures("each_way")
-
 INDEX = make_index([]).raw
 MANIFEST = Say(200, INDEX, {"Content-Type": OCI_INDEX, "Docker-Content-Digest": str(Digest.of(INDEX))})
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -222,3 +224,15 @@ async def test_steps_are_told_in_order(base: str, engine: Engine, memory: Path) 
     finished = [(e.step, e.status) for e in events if isinstance(e, StepFinished) and not e.step.startswith("[")]
     assert finished == [("0.1", "done"), ("0.2", "failed")]
     assert [e.time for e in events] == sorted(e.time for e in events)
+
+
+async def test_a_cold_build_pulls_and_pushes_without_aiohttp(base: str, registry: RegistryServer, memory: Path) -> None:
+    """All ways of the client are gone: a base is pulled, a large layer is sent
+    while it is packed, a small one after that."""
+    context = write_context(memory / "app", f"FROM {base}\nCOPY big /\nRUN echo said > /said\n")
+    (context / "big").write_bytes(random.Random(1).randbytes(20 << 20))
+    code = "import sys; from engine.cli.main import main; status = main(sys.argv[1:]); print(status, 'aiohttp' in sys.modules)"
+    done = await anyio.run_process([sys.executable, "-c", code, "build", "--progress=quiet", "--state-dir", str(memory / "state"),
+                                    "-t", f"{registry.address}/app:1", "--push", str(context)])  # fmt: skip
+    assert done.stdout.split()[-2:] == [b"0", b"False"]
+    assert {r.method for r in registry.requests} >= {"HEAD", "GET", "POST", "PATCH", "PUT"}
