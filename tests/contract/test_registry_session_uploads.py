@@ -126,3 +126,17 @@ async def test_a_server_that_has_all_and_says_nothing_is_waited_for_as_long_as_f
 
     with pytest.raises(TransientError, match="broke: no data in time"):
         await sent(way, tmp_path, certificate, swallow, answer=0.1, ended=True)
+
+
+async def test_an_upload_may_take_longer_than_an_answer(certificate: Certificate, tmp_path: Path, way: str) -> None:
+    """Nobody waits for an answer while there is something to send, or to wait for."""
+
+    async def slow(stream: ByteStream) -> None:
+        await anyio.sleep(0.4)  # this is what it is about
+        read = 0
+        while read < SIZE - SHORT:
+            read += len(await stream.receive(1 << 20))
+        await stream.send(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await anyio.sleep_forever()
+
+    assert await sent(way, tmp_path, certificate, slow, answer=0.2, ended=True) == (201, b"")

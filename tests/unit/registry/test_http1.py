@@ -158,6 +158,15 @@ async def test_a_large_body_is_received_in_one_go() -> None:
         assert len(second) > 1_000_000
 
 
+async def test_nothing_is_received_beyond_a_large_body() -> None:
+    data = bytes(100_000)
+    wire = Wire(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + data + b"next", 1 << 20)
+    reader = Reader(wire.receive)
+    await reader.head("GET")
+    assert await reader.part(1 << 20) + await reader.part(1 << 20) == data
+    assert (reader.is_whole(), wire.left) == (True, b"next")
+
+
 async def test_a_tunnel_has_no_body() -> None:
     assert await read(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "CONNECT") == (200, b"", True)
     assert await read(b"HTTP/1.1 407 No\r\nContent-Length: 5\r\n\r\nhello", "CONNECT") == (407, b"hello", True)
