@@ -77,7 +77,7 @@ async def unchanged(url: str, etag: str, *, environment: Mapping[str, str] | Non
 
 @asynccontextmanager
 async def _session() -> AsyncIterator[ClientSession]:
-    import aiohttp  # here: most builds download nothing, and it takes long to import
+    from engine.context.aio import aiohttp  # here: most builds download nothing, and it takes long to import
 
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
     async with aiohttp.ClientSession(timeout=timeout, headers={"User-Agent": _AGENT, "Accept-Encoding": "gzip"}) as session:
@@ -85,7 +85,7 @@ async def _session() -> AsyncIterator[ClientSession]:
 
 
 async def _unchanged(session: ClientSession, url: str, etag: str, proxy: str | None) -> bool:
-    import aiohttp
+    from engine.context.aio import aiohttp
 
     try:
         async with session.head(url, headers={"If-None-Match": etag}, allow_redirects=True, proxy=proxy) as response:
@@ -98,7 +98,7 @@ async def _unchanged(session: ClientSession, url: str, etag: str, proxy: str | N
 
 async def _patiently(session: ClientSession, url: str, path: Path, proxy: str | None) -> Downloaded:
     """Tries again what may have been an accident: lost connections, overloaded servers, bodies cut short."""
-    import aiohttp
+    from engine.context.aio import aiohttp
 
     for attempt in range(1, ATTEMPTS + 1):
         try:

@@ -21,6 +21,9 @@ _HEAD_START = 0.25
 _ENCRYPTED = 256 << 10
 """Bytes that are taken from the network to be decrypted at once."""
 
+_RECORD = 16 << 10
+"""Bytes that TLS gives at once, at most (RFC 8446, section 5.1)."""
+
 
 class Connection(Protocol):
     """A connection, which fails with `OSError` (`ssl.SSLError` is one). One task may receive while another sends."""
@@ -125,7 +128,7 @@ class Encrypted(Connection):
         size = 0
         while size < limit and not self._ended:
             try:
-                part = self._tls.read(limit - size)  # no more than a record, of 16 kB
+                part = self._tls.read(min(limit - size, _RECORD))
             except ssl.SSLWantReadError:
                 if parts:
                     break

@@ -94,7 +94,8 @@ async def test_two_uploads_over_the_same_connection(plain: Scripted, tmp_path: P
     assert len(peers) == 1
 
 
-async def test_a_file_that_becomes_shorter_meanwhile(plain: Scripted, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_a_file_that_becomes_shorter_meanwhile(certificate: object, tmp_path: Path, encrypted: bool) -> None:
     path, _, descriptor = make_blob(tmp_path, 64 * MIB)
 
     async def cut(request: web.Request) -> web.Response:
@@ -103,10 +104,11 @@ async def test_a_file_that_becomes_shorter_meanwhile(plain: Scripted, tmp_path: 
         await request.read()
         return web.Response(status=201)
 
-    plain.on("PUT", "/session", cut)
-    async with connected(patience=Patience(attempts=1)) as client:
-        with pytest.raises(RegistryError, match=re.escape(os.strerror(errno.EIO).lower())):
-            await client.push_blob(name(plain), descriptor, path)
+    async with Scripted(certificate.context if encrypted else None) as server:  # type: ignore[attr-defined]
+        offering(server).on("PUT", "/session", cut)
+        async with connected(patience=Patience(attempts=1)) as client:
+            with pytest.raises(RegistryError, match=re.escape(os.strerror(errno.EIO).lower())):
+                await client.push_blob(name(server), descriptor, path)
 
 
 @pytest.mark.parametrize("encrypted", [False, True])

@@ -92,7 +92,8 @@ async def running(proxy: Proxy, tls: ssl.SSLContext | None = None) -> AsyncItera
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    return make_certificate(tmp_path_factory.mktemp("tls"), f"DNS:{NAME},IP:127.0.0.1")
+    """The registry's."""
+    return make_certificate(tmp_path_factory.mktemp("tls"), f"DNS:{NAME}")
 
 
 @pytest.fixture
@@ -145,10 +146,13 @@ async def test_the_certificate_is_looked_at_through_a_tunnel_too(secure: Scripte
 
 async def test_a_proxy_may_be_spoken_to_encrypted(secure: Scripted, certificate: Certificate, tmp_path: Path) -> None:
     path, data, descriptor = make_blob(tmp_path, 3 << 20)
+    own = make_certificate(tmp_path, "IP:127.0.0.1")
+    both = tmp_path / "both.pem"
+    both.write_bytes(own.file.read_bytes() + certificate.file.read_bytes())
     secure.on("GET", ".*/blobs/.*", Say(200, data))
     reference = Reference.parse(f"{NAME}/app:1")
-    async with running(Proxy(registry_invalid=secure.address), certificate.context) as proxy, \
-            connected(environment={"https_proxy": f"https://{proxy.address}"}, ca_file=certificate.file) as client:
+    async with running(Proxy(registry_invalid=secure.address), own.context) as proxy, \
+            connected(environment={"https_proxy": f"https://{proxy.address}"}, ca_file=both) as client:
         assert await client.push_blob(reference, descriptor, path)
         assert await pull(client, reference, descriptor) == data
     assert [seen.body for seen in secure.seen if seen.method == "PUT"] == [data]

@@ -200,3 +200,17 @@ async def test_tickets_that_tls_sends_by_itself_do_not_make_a_connection_busy(ce
     assert not made.is_idle()
     wire.pieces.append(b"")
     assert not made.is_idle()
+
+
+async def test_what_tls_has_to_say_by_itself_is_said_before_it_is_waited(certificate: Certificate) -> None:
+    """A new key of the other side's, for example, has to be answered, or nothing more may come."""
+    wire, made = await Other(certificate).meet()
+    wire.pieces.clear()
+
+    async def readable() -> None:
+        assert wire.sent == b"reply"
+        wire.pieces.append(b"")
+
+    wire.readable = readable  # type: ignore[method-assign]
+    made._leaving.write(b"reply")
+    assert await made.receive(1) == b""

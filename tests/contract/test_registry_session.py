@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from base64 import b64encode
 from pathlib import Path
 
 import anyio
 import pytest
 from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
+from msgspec.structs import replace
 
 from engine.errors import RegistryError
 from engine.registry.exchange import FilePart
@@ -190,6 +192,20 @@ async def test_a_short_file_is_sent_and_told_of(tmp_path: Path) -> None:
         assert moved == [5]
         with pytest.raises(TransientError, match="became shorter"):
             await whole(session, ask(server, "PUT", FilePart(tmp_path / "blob", 8, 5)))
+
+
+@pytest.mark.parametrize("own", [False, True])
+async def test_a_login_in_a_url_is_a_header_unless_there_is_one(own: bool) -> None:
+    """Storage behind registries may be redirected to so."""
+    server = Server(OK)
+    async with running(server) as session:
+        asked = ask(server)
+        url = asked.url.replace("://", "://anna:p%40ss@")
+        await whole(session, replace(asked, url=url, headers={"Authorization": "Bearer x"} if own else {}))
+    lines = server.requests[0].split(b"\r\n")
+    assert f"Host: {server.url.rpartition('/')[2]}".encode() in lines
+    assert [line for line in lines if b"Authorization" in line] == [
+        b"Authorization: " + (b"Bearer x" if own else b"Basic " + b64encode(b"anna:p@ss"))]  # fmt: skip
 
 
 def test_blobs_go_both_ways_without_aiohttp(docker_registry: RunningRegistry, repository: str) -> None:
