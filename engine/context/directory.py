@@ -8,13 +8,14 @@ context do not come into an image; here everything is root's.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from stat import S_IFLNK
 from threading import Lock
 
-from engine.context.digests import FileKey
 from engine.context.faults import show, unreadable
-from engine.context.listing import DIRECTORY, DirectorySubtree, Listing, Row
+from engine.context.filekeys import FileKey
+from engine.context.listing import DIRECTORY, DirectorySubtree, Files, Listing, Row, Some
 from engine.context.rules import IgnoreRules
 from engine.layer.base import file_state
 from engine.layer.entries import Entry, ancestors, join
@@ -43,6 +44,7 @@ class DirectoryTree:
             status = os.stat(self._root)
         except OSError as error:
             raise unreadable(b"", error) from error
+        self._itself = status.st_dev, status.st_ino
         self._top = Entry(b"", "dir", status.st_mode & 0o7777, mtime=status.st_mtime_ns)
 
     def get(self, path: bytes) -> Entry | None:
@@ -87,6 +89,29 @@ class DirectoryTree:
         """See `Subtrees`."""
         listing, at = self._find(path)
         return file_state(listing.inodes[at], listing.ctimes[at]) if listing is not None and listing.is_file(at) else None
+
+    def pick(self, paths: Iterable[bytes]) -> Files:
+        """The regular files at some paths, but for empty ones. Raises `KeyError` for a path at which nothing is."""
+        found: dict[bytes, tuple[Listing, array[int]]] = {}
+        for path in paths:
+            listing, at = self._find(path)
+            if listing is None:
+                raise KeyError(path)
+            if listing.sizes[at]:
+                prefix = path[: len(path) - len(listing.names[at])]
+                found.setdefault(prefix, (listing, array("L")))[1].append(at)
+        return Files([Some(prefix, *some) for prefix, some in found.items()])
+
+    def names(self, paths: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Paths of regular files, and all other paths that are seen to be the same files; each with the one it was found by."""
+        out = {path: path for path in paths}
+        linked = {key: path for path in out if self.identity(path) is not None and (key := self.key(path)) is not None}
+        if linked:
+            for directory, listing in list(self._listings.items()):
+                for at in listing.linked:
+                    if (found := linked.get(listing.key(at))) is not None:
+                        out.setdefault(join(directory, listing.names[at]), found)
+        return out
 
     def digest(self, path: bytes) -> bytes | None:
         """The digest of a regular file's content, if it has been learned."""
@@ -203,5 +228,13 @@ class DirectoryTree:
                     rows.append((name, status, os.readlink(item.path) if status.st_mode & _TYPE == S_IFLNK else b""))
         except OSError as error:
             raise unreadable(path, error) from error
-        listings[directory] = Listing(rows)
+        listings[directory] = Listing(rows, self._number(directory, listings))
         return doubtful
+
+    def _number(self, directory: bytes, listings: dict[bytes, Listing]) -> tuple[int, int]:
+        """A directory's device and inode; the one above it is listed, if only in `listings`."""
+        if not directory:
+            return self._itself
+        above, _, name = directory.rpartition(b"/")
+        listing = listings[above] if above in listings else self._listings[above]
+        return divmod(listing.identity(listing.place(name)), 1 << 64)

@@ -7,15 +7,16 @@ gives. So by default one thread does them all; worker processes share them when 
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import anyio
 import anyio.to_thread
 
-from engine.context.digests import Digests, DigestStore, FileKey, store_digests
+from engine.context.digests import DigestStore
 from engine.context.faults import show, unreadable
+from engine.context.filekeys import DirectoryFiles, FileKey
+from engine.context.listing import Files
 from engine.errors import ContextError, EngineError
 from engine.layer.hashing import Hash, content_hash
 
@@ -75,44 +76,40 @@ class Hasher:
         self._small = anyio.CapacityLimiter(1)
         self._large = anyio.CapacityLimiter(1)
 
-    async def digests(self, root: bytes, path: Callable[[int], bytes], keys: Sequence[FileKey]) -> tuple[list[bytes], list[int]]:
-        """Digests of files below the directory `root`, `path` being that of each key, and the places of those that were not known
-        and have been read. Raises `ContextError` for a file that cannot be read or that changes while it is."""
-        found = await self._known(keys)
-        missing = [at for at, digest in enumerate(found) if digest is None]
-        if missing:
-            await self._hash(root, path, keys, missing, found)
-            changed = next((at for at in missing if found[at] is None), None)
-            if changed is not None:
-                raise ContextError(f"{show(path(changed))} changed while the build read it",
+    async def recall(self, files: Files) -> None:
+        """Has files learn those digests that are known from earlier builds."""
+        if self._store is not None and len(files):
+            known = await anyio.to_thread.run_sync(self._store.lookup, (group.files for group in files.groups))
+            for group, digests in zip(files.groups, known, strict=False):
+                if digests:
+                    group.listing.learn_all(group.places, digests)
+
+    async def digests(self, root: bytes, path: Callable[[int], bytes], keys: Sequence[FileKey]) -> list[bytes]:
+        """Digests of files below the directory `root`, `path` being that of each key, by reading them. Raises `ContextError` for a
+        file that cannot be read or that changes while it is."""
+        found: list[bytes | None] = [None] * len(keys)
+        if len(keys):
+            await self._hash(root, path, keys, found)
+            if None in found:
+                raise ContextError(f"{show(path(found.index(None)))} changed while the build read it",
                                    hint="nothing may write to the build context during a build")
-        return [digest for digest in found if digest is not None], missing
+        return [digest for digest in found if digest is not None]
 
-    async def keep(self, digests: Digests, read_after: int) -> None:
+    async def keep(self, directories: Iterable[DirectoryFiles], read_after: int) -> None:
         """Keeps digests of files that were read after a time (nanoseconds since the epoch) for later builds, if that can be."""
-        if self._store is None or not len(digests):
-            return
-        if self._call is not None and len(digests) >= MANY_FILES:
-            with suppress(EngineError):
-                await self._call(store_digests, str(self._store.path), digests, read_after)
-        else:
-            await anyio.to_thread.run_sync(self._store.store, digests.pairs(), read_after)
+        if self._store is not None:
+            await anyio.to_thread.run_sync(self._store.store, directories, read_after)
 
-    async def _known(self, keys: Sequence[FileKey]) -> list[bytes | None]:
-        if self._store is None or not len(keys):
-            return [None] * len(keys)
-        return await anyio.to_thread.run_sync(self._store.lookup, keys)
-
-    async def _hash(self, root: bytes, path: Callable[[int], bytes], keys: Sequence[FileKey], missing: list[int],
+    async def _hash(self, root: bytes, path: Callable[[int], bytes], keys: Sequence[FileKey],
                     found: list[bytes | None]) -> None:
         prefix = root + b"/"
-        sizes = [keys[at].size for at in missing]
+        sizes = [key.size for key in keys]
         places: list[tuple[list[int], anyio.CapacityLimiter]] = [
-            *((job, self._small) for job in _divide(missing, sizes, 0, _LARGE)),
-            *((job, self._large) for job in _divide(missing, sizes, _LARGE, _HUGE)),
+            *((job, self._small) for job in _divide(range(len(keys)), sizes, 0, _LARGE)),
+            *((job, self._large) for job in _divide(range(len(keys)), sizes, _LARGE, _HUGE)),
         ]
         errors: list[EngineError] = []
-        elsewhere = self._call if len(missing) >= MANY_FILES else None
+        elsewhere = self._call if len(keys) >= MANY_FILES else None
         few = anyio.CapacityLimiter(_JOBS)
 
         async def one(places: list[int], limiter: anyio.CapacityLimiter) -> None:
@@ -140,7 +137,7 @@ class Hasher:
             raise errors[0]
 
 
-def _divide(places: list[int], sizes: list[int], least: int, most: int) -> list[list[int]]:
+def _divide(places: Sequence[int], sizes: list[int], least: int, most: int) -> list[list[int]]:
     """The places of the files of `least` bytes and more, but less than `most`, in jobs of about equal weight."""
     jobs: list[list[int]] = []
     job: list[int] = []

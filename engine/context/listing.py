@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import compress
 from operator import attrgetter
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
-from typing import overload
+from typing import NamedTuple, overload
 
-from engine.context.digests import Digests, FileKey
+from engine.context.filekeys import DirectoryFiles, FileKey
 from engine.layer.base import file_state
 from engine.layer.columns import KINDS, NUMBERS, Columns, Numbers
 from engine.layer.entries import Entry, Kind
@@ -36,11 +38,13 @@ Row = tuple[bytes, os.stat_result, bytes]
 class Listing:
     """The children of a directory, sorted by name."""
 
-    __slots__ = ("_device", "_devices", "ctimes", "digests", "inodes", "kinds", "linked", "links", "modes", "mtimes", "names",
-                 "odd", "sizes")  # fmt: skip
+    __slots__ = ("_device", "_devices", "_itself", "ctimes", "digests", "inodes", "kinds", "linked", "links", "modes", "mtimes",
+                 "names", "odd", "sizes")  # fmt: skip
 
-    def __init__(self, rows: list[Row]) -> None:
+    def __init__(self, rows: list[Row], itself: tuple[int, int] = (0, 0)) -> None:
+        """`itself` is the directory's own device and inode."""
         rows.sort(key=_name)
+        self._itself = itself
         self.names: list[bytes] = [row[0] for row in rows]
         found = [row[1] for row in rows]
         modes, sizes, mtimes, ctimes, inodes, devices, names = zip(*map(_fields, found), strict=True) if found else ((),) * 7
@@ -120,21 +124,45 @@ class Listing:
             self.digests = bytearray(32 * len(self.names))
         self.digests[at * 32 : at * 32 + 32] = digest
 
-    def gather(self, digests: Digests) -> None:
-        """Adds the files whose digests are known."""
-        if self.digests is None:
+    def learn_all(self, places: Sequence[int], digests: bytes) -> None:
+        """Takes up digests of the files at some places (or a range that is all of them), 32 bytes for each, 0 for those that are
+        not known."""
+        if isinstance(places, range) and self.digests is None:
+            self.digests = bytearray(digests)
             return
+        for n, at in enumerate(places):
+            digest = digests[n * 32 : n * 32 + 32]
+            if digest != _UNKNOWN:
+                self.learn(at, digest)
+
+    def unknown(self) -> Sequence[int]:
+        """The places of regular files whose digests are not known, but for empty ones; a range if they are all there is."""
         count = len(self.names)
-        if self.kinds.count(FILE) == count and not self.odd and self._devices is None and all(map(self.digest, range(count))):
-            digests.devices.extend(array("Q", [self._device]) * count)
-            for column, more in ((digests.inodes, self.inodes), (digests.sizes, self.sizes), (digests.mtimes, self.mtimes),
-                                 (digests.ctimes, self.ctimes)):  # fmt: skip
-                column.extend(more)
-            digests.digests += self.digests
-            return
-        for at in range(count):
-            if self.is_file(at) and (digest := self.digest(at)) is not None:
-                digests.add(self.key(at), digest)
+        if self.digests is None:
+            return range(count) if all(self.sizes) else array("L", compress(range(count), self.sizes))
+        return array("L", [at for at in compress(range(count), self.sizes) if self.digest(at) is None])
+
+    def known(self) -> Sequence[int]:
+        """The places of regular files whose digests are known, but for empty ones; a range if they are all there is."""
+        count = len(self.names)
+        if self.digests is None:
+            return ()
+        if _UNKNOWN not in self.digests and all(self.sizes):
+            return range(count)
+        return array("L", [at for at in compress(range(count), self.sizes) if self.digest(at) is not None])
+
+    def files(self, places: Sequence[int]) -> DirectoryFiles:
+        """The files at some places (or a range that is all of them), with the digests that are known."""
+        count, device, digests = len(places), self._device.to_bytes(8, sys.byteorder), self.digests
+        columns = (self.inodes, self.sizes, self.mtimes, self.ctimes)
+        if isinstance(places, range):
+            devices = device * count if self._devices is None else self._devices.tobytes()
+            keys, known = [column.tobytes() for column in columns], bytes(digests or b"")
+        else:
+            devices = device * count if self._devices is None else _at(self._devices, places)
+            keys = [_at(column, places) for column in columns]
+            known = b"".join([digests[at * 32 : at * 32 + 32] for at in places]) if digests is not None else b""
+        return DirectoryFiles(*self._itself, b"".join([devices, *keys]), known)
 
     def describe(self) -> Iterator[bytes]:
         """Bytes that are different ones when anything about the children is, except what is in symlinks."""
@@ -156,6 +184,7 @@ class Listing:
         for column in ("sizes", "mtimes", "ctimes"):
             setattr(out, column, array("q", [getattr(self, column)[at] for at in kept]))
         out.inodes = array("Q", [self.inodes[at] for at in kept])
+        out._itself = self._itself
         out._device = self._device
         out._devices = None if self._devices is None else array("Q", [self._devices[at] for at in kept])
         out.links = {place[at]: link for at, link in self.links.items() if at in place}
@@ -166,6 +195,10 @@ class Listing:
 
 def _name(row: Row) -> bytes:
     return row[0]
+
+
+def _at(column: array[int], places: Sequence[int]) -> bytes:
+    return array(column.typecode, map(column.__getitem__, places)).tobytes()
 
 
 class DirectorySubtree:
@@ -241,36 +274,46 @@ class DirectorySubtree:
         """See `Subtree`."""
         return b"".join([listing.digests or bytes(32 * len(listing)) for _, listing in self.parts])
 
-    def known(self) -> Digests:
-        """The files whose digests are known."""
-        digests = Digests()
-        for _, listing in self.parts:
-            listing.gather(digests)
-        return digests
-
-    def is_untouched(self) -> bool:
-        """Whether no digest is known yet."""
-        return all(listing.digests is None for _, listing in self.parts)
+    def known(self) -> Iterator[DirectoryFiles]:
+        """The files whose digests are known, by directory."""
+        return (listing.files(places) for _, listing in self.parts if (places := listing.known()))
 
     def unknown(self) -> Files:
         """The regular files whose digests are not known yet, but for empty ones."""
-        parts, places = array("L"), array("L")
-        for number, (_, listing) in enumerate(self.parts):
-            for at, (kind, size) in enumerate(zip(listing.kinds, listing.sizes, strict=True)):
-                if kind == FILE and size and listing.digest(at) is None:
-                    parts.append(number)
-                    places.append(at)
-        return Files(self.parts, parts, places)
+        return Files([Some(prefix, listing, places) for prefix, listing in self.parts if (places := listing.unknown())])
+
+
+class Some(NamedTuple):
+    """Files of one directory: its path, with a slash at its end, its listing, and their places in there, as of `Listing.files`."""
+
+    prefix: bytes
+    listing: Listing
+    places: Sequence[int]
+
+    @property
+    def files(self) -> DirectoryFiles:
+        """The files by columns."""
+        return self.listing.files(self.places)
+
+    def unknown(self) -> Sequence[int]:
+        """The places of those whose digests are not known."""
+        digests = self.listing.digests
+        if digests is None:
+            return self.places
+        if _UNKNOWN not in digests:
+            return ()
+        return array("L", [at for at in self.places if self.listing.digest(at) is None])
 
 
 class Files(Sequence[FileKey]):
     """The keys of some files in listings, made when they are asked for: together they would be large."""
 
-    def __init__(self, parts: Sequence[tuple[bytes, Listing]], numbers: array[int], places: array[int]) -> None:
-        """The files are at `places` in the listings that the `numbers` say."""
-        self._parts = parts
-        self._numbers = numbers
-        self._places = places
+    def __init__(self, groups: Sequence[Some]) -> None:
+        self.groups = groups
+        self._numbers, self._places = array("L"), array("L")
+        for number, (_, _, places) in enumerate(groups):
+            self._numbers.extend(array("L", [number]) * len(places))
+            self._places.extend(places)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -283,15 +326,22 @@ class Files(Sequence[FileKey]):
 
     def __getitem__(self, at: int | slice) -> FileKey | list[FileKey]:
         if isinstance(at, slice):
-            return [self._parts[number][1].key(place) for number, place in zip(self._numbers[at], self._places[at], strict=True)]
-        return self._parts[self._numbers[at]][1].key(self._places[at])
+            return [self.groups[n].listing.key(place) for n, place in zip(self._numbers[at], self._places[at], strict=True)]
+        return self.groups[self._numbers[at]].listing.key(self._places[at])
+
+    def unknown(self) -> Files:
+        """Those of them whose digests are not known."""
+        return Files([Some(group.prefix, group.listing, places) for group in self.groups if (places := group.unknown())])
 
     def path(self, at: int) -> bytes:
-        """A file's path, relative to the directory of the subtree."""
-        prefix, listing = self._parts[self._numbers[at]]
+        """A file's path, relative to what the directories' paths are relative to."""
+        prefix, listing, _ = self.groups[self._numbers[at]]
         return prefix + listing.names[self._places[at]]
 
-    def learn(self, digests: Iterable[bytes]) -> None:
+    def learn(self, digests: Sequence[bytes]) -> None:
         """Takes up the digests of all of them."""
-        for number, place, digest in zip(self._numbers, self._places, digests, strict=True):
-            self._parts[number][1].learn(place, digest)
+        start = 0
+        for _, listing, places in self.groups:
+            end = start + len(places)
+            listing.learn_all(places, b"".join(digests[start:end]))
+            start = end

@@ -11,11 +11,10 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from engine.context.digests import Digests, FileKey
 from engine.context.directory import DirectoryTree
 from engine.context.faults import show
 from engine.context.hashing import Hasher
-from engine.context.listing import DirectorySubtree
+from engine.context.listing import DirectorySubtree, Files
 from engine.context.rules import IgnoreRules, ReadRules
 from engine.context.view import copy_visible, remove_tree
 from engine.errors import ContextError
@@ -66,59 +65,44 @@ class DirectoryContext:
 
     async def digests(self, paths: Sequence[bytes]) -> dict[bytes, str]:
         """See `Context`."""
-        out: dict[bytes, str] = {}
-        files: list[bytes] = []
-        keys: list[FileKey] = []
-        for path in paths:
-            if self.tree.get(path) is None:
-                raise ContextError(f"{show(path)} is not in the build context")
-            key = self.tree.key(path)
-            known = self.tree.digest(path)
-            if key is None or not key.size:
-                out[path] = EMPTY.hex()
-            elif known is not None:
-                out[path] = known.hex()
-            else:
-                files.append(path)
-                keys.append(key)
-        began = time.time_ns()
-        found, missing = await self._hasher.digests(os.fsencode(self._root), files.__getitem__, keys)
-        for path, digest in zip(files, found, strict=True):
-            out[path] = digest.hex()
-            self.tree.learn(path, digest)
-        await self._hasher.keep(_gathered((keys[at], found[at]) for at in missing), began)
-        return out
+        try:
+            wanted = self.tree.pick(paths).unknown()
+        except KeyError as error:
+            raise ContextError(f"{show(error.args[0])} is not in the build context") from None
+        await (await self._find_out(b"", wanted))()
+        return {path: (self.tree.digest(path) or EMPTY).hex() for path in paths}
 
     async def digest_below(self, subtree: Subtree) -> Callable[[], Awaitable[None]]:
         """See `SubtreeContext`."""
         assert isinstance(subtree, DirectorySubtree)
-        files, own, began = subtree.unknown(), subtree, time.time_ns()
-        untouched = own.is_untouched()
-        found, missing = await self._hasher.digests(os.fsencode(self._root), lambda at: join(own.path, files.path(at)), files)
-        files.learn(found)
+        return await self._find_out(subtree.path, subtree.unknown())
+
+    async def _find_out(self, directory: bytes, wanted: Files) -> Callable[[], Awaitable[None]]:
+        """Has the digests of files below a directory learned: those of earlier builds, and the others by reading the files. Gives
+        what keeps these for later builds."""
+        began = time.time_ns()
+        await self._hasher.recall(wanted)
+        missing = wanted.unknown()
+        missing.learn(await self._hasher.digests(os.fsencode(self._root), lambda at: join(directory, missing.path(at)), missing))
+        read = {id(group.listing) for group in missing.groups}
 
         async def keep() -> None:
-            whole = untouched and len(missing) == len(files)  # then all was read just now, and is quickly gathered
-            digests = own.known() if whole else _gathered((files[at], found[at]) for at in missing)
-            await self._hasher.keep(digests, began)
+            await self._hasher.keep((group.files for group in wanted.groups if id(group.listing) in read), began)
 
         return keep
 
     def learn(self, files: Mapping[bytes, bytes], subtrees: Sequence[tuple[Subtree, bytes]]) -> None:
         """See `SubtreeContext`."""
-        for path, digest in files.items():
-            self.tree.learn(path, digest)
+        for path, found in self.tree.names(files).items():
+            self.tree.learn(path, files[found])
         for subtree, digests in subtrees:
             assert isinstance(subtree, DirectorySubtree)
             subtree.learn(digests)
 
     async def keep(self, files: Iterable[bytes], subtrees: Sequence[Subtree], read_after: int) -> None:
         """See `SubtreeContext`."""
-        await self._hasher.keep(_gathered((key, digest) for path in files if (key := self.tree.key(path)) is not None
-                                          and (digest := self.tree.digest(path)) is not None), read_after)  # fmt: skip
-        for subtree in subtrees:
-            assert isinstance(subtree, DirectorySubtree)
-            await self._hasher.keep(subtree.known(), read_after)
+        await self._hasher.keep((group.files for group in self.tree.pick(self.tree.names(files)).groups), read_after)
+        await self._hasher.keep((found for subtree in subtrees for found in _own(subtree).known()), read_after)
 
     async def directory(self, path: bytes) -> str | None:
         """See `Context`."""
@@ -178,8 +162,6 @@ class DirectoryContext:
         return str(view)
 
 
-def _gathered(pairs: Iterable[tuple[FileKey, bytes]]) -> Digests:
-    digests = Digests()
-    for pair in pairs:
-        digests.add(*pair)
-    return digests
+def _own(subtree: Subtree) -> DirectorySubtree:
+    assert isinstance(subtree, DirectorySubtree)
+    return subtree

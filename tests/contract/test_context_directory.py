@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from array import array
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
+from msgspec.structs import replace
 
 from engine.context.digests import DigestStore
+from engine.context.filekeys import DirectoryFiles
 from engine.context.hashing import Hasher, hash_files
+from engine.context.listing import Listing
 from engine.context.local import DirectoryContext
 from engine.dockerfile.ignore import IgnoreMatcher, parse_patterns
 from engine.errors import ContextError
@@ -137,24 +141,80 @@ async def test_digests_of_what_is_not_there_or_ignored(opened, root):
             await opened().digests([path])
 
 
+def told(context: DirectoryContext, *paths: bytes) -> list[DirectoryFiles]:
+    """Some files, with digests that reading them would not give."""
+    groups = [group.files for group in context.tree.pick(paths).groups]
+    return [replace(files, digests=bytes.fromhex(sha("told")) * (len(files.keys) // 40)) for files in groups]
+
+
 async def test_what_was_hashed_once_is_not_read_again(opened, root, tmp_path):
     # The store believes what it is told: a digest that reading the file would not give shows that it was not read.
     store = DigestStore(tmp_path / "digests", time.time_ns)
     context = opened(hasher=Hasher(store))
     assert context.tree.get(b"a") is not None
-    store.store([(context.tree.key(b"a"), bytes.fromhex(sha("told")))], time.time_ns() + 3600 * 10**9)
-    assert await context.digests([b"a", b"b"]) == {b"a": sha("told"), b"b": sha("b")}
+    store.store(told(context, b"a", b"sub/c"), time.time_ns() + 3600 * 10**9)
+    assert await context.digests([b"a", b"b", b"sub/c"]) == {b"a": sha("told"), b"b": sha("b"), b"sub/c": sha("told")}
 
 
 async def test_what_was_hashed_is_remembered_when_it_is_old_enough(opened, root, tmp_path, monkeypatch):
     store = DigestStore(tmp_path / "digests", time.time_ns)
     await opened(hasher=Hasher(store)).digests([b"a"])
     context = opened()
-    context.tree.get(b"a")
-    assert store.lookup([context.tree.key(b"a")]) == [None], "it was written just now"
+    (asked,) = told(context, b"a")
+    assert store.lookup([asked]) == [], "it was written just now"
     monkeypatch.setattr("engine.context.local.time.time_ns", lambda: context.tree.key(b"a").ctime + 3600 * 10**9)
     await opened(hasher=Hasher(store)).digests([b"a"])
-    assert store.lookup([context.tree.key(b"a")]) == [bytes.fromhex(sha("a"))]
+    assert store.lookup([asked]) == [bytes.fromhex(sha("a"))]
+
+
+async def test_a_directory_of_which_only_some_files_are_known_is_read_as_far_as_needed(opened, root, tmp_path, monkeypatch):
+    store = DigestStore(tmp_path / "digests", time.time_ns)
+    for n in range(5):
+        (root / "sub" / f"f{n}").write_text(str(n))
+    monkeypatch.setattr("engine.context.local.time.time_ns", lambda: os.stat(root / "sub" / "f0").st_ctime_ns + 3600 * 10**9)
+    store.store(told(opened(), b"sub/f1", b"sub/f3"), time.time_ns() + 3600 * 10**9)
+    first = opened(hasher=Hasher(store))
+    subtree = first.tree.subtree(b"sub")
+    await (await first.digest_below(subtree))()
+    expected = {b"sub/f%d" % n: sha("told" if n in (1, 3) else str(n)) for n in range(5)}
+    assert {path: first.tree.digest(path).hex() for path in expected} == expected
+    (root / "sub" / "f4").write_text("four")
+    read: list[bytes] = []
+    monkeypatch.setattr("engine.context.hashing.hash_files", lambda rows: read.extend(row[0] for row in rows) or hash_files(rows))
+    second = opened(hasher=Hasher(store))
+    await (await second.digest_below(second.tree.subtree(b"sub")))()
+    assert read == [os.fsencode(root / "sub" / "f4")], "what was told, and what was read, is known in the directory as it is now"
+    assert second.tree.digest(b"sub/f4").hex() == sha("four")
+    assert second.tree.digest(b"sub/f3").hex() == sha("told")
+
+
+async def test_what_is_learned_meanwhile_is_not_forgotten(opened, root, tmp_path, monkeypatch):
+    store = DigestStore(tmp_path / "digests", time.time_ns)
+    (root / "sub/deep/e").write_text("e")
+    context = opened(hasher=Hasher(store))
+    store.store(told(context, b"sub/deep/d"), time.time_ns() + 3600 * 10**9)
+    subtree = context.tree.subtree(b"sub/deep")
+    real = store.lookup
+
+    def lookup(directories):
+        found = real(directories)
+        context.tree.learn(b"sub/deep/e", b"m" * 32)
+        return found
+
+    monkeypatch.setattr(store, "lookup", lookup)
+    await context.digest_below(subtree)
+    assert context.tree.digest(b"sub/deep/e") == b"m" * 32
+    assert context.tree.digest(b"sub/deep/d").hex() == sha("told")
+
+
+def test_files_of_another_device_are_told_by_it(root):
+    rows = [(name, os.lstat(root / os.fsdecode(name)), b"") for name in (b"a", b"b")]
+    moved = os.stat_result((*rows[1][1][:2], 99, *rows[1][1][3:10]), {key: getattr(rows[1][1], key) for key in (
+        "st_mtime_ns", "st_ctime_ns", "st_atime_ns", "st_mtime", "st_ctime", "st_atime", "st_rdev", "st_blocks", "st_blksize")})
+    listing = Listing([rows[0], (b"b", moved, b"")], (5, 6))
+    for places in (range(2), array("L", [0, 1])):
+        devices = memoryview(listing.files(places).keys).cast("q")[:2].tolist()
+        assert devices == [rows[0][1].st_dev, 99] == [listing.key(0).device, listing.key(1).device]
 
 
 async def test_a_file_that_changes_during_the_build_is_an_error(opened, root):

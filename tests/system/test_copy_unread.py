@@ -46,7 +46,7 @@ def many(folder: Path, base: str, *, salt: str = "") -> Path:
 @pytest.fixture(autouse=True)
 def _old_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that were written just now are known again: otherwise these tests would have to wait (`FileKey.settled`)."""
-    monkeypatch.setattr("engine.context.digests.FINE_SLACK", -(10**12))
+    monkeypatch.setattr("engine.context.filekeys.FINE_SLACK", -(10**12))
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ async def test_a_file_that_is_written_to_before_it_is_packed_is_an_error_and_spo
 async def test_files_that_were_too_young_when_they_were_read_are_not_remembered(
         base: str, engine: Engine, memory: Path, monkeypatch: pytest.MonkeyPatch,
         at_packing: Callable[[Callable[[], None]], None]) -> None:
-    monkeypatch.setattr("engine.context.digests.FINE_SLACK", 3600 * 10**9)
+    monkeypatch.setattr("engine.context.filekeys.FINE_SLACK", 3600 * 10**9)
     remembered: list[bytes] = []
     monkeypatch.setattr(DigestStore, "remember", lambda _, fingerprint, __: remembered.append(fingerprint))
     later = time.time_ns() + 7200 * 10**9
