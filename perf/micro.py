@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -108,6 +108,7 @@ def _parts(made: inputs.Inputs, place: Path) -> dict[str, Callable[[], object]]:
         "hash 40 k files": lambda: hash_ranges([(*walked.source(path), entry.size) for path in files
                                                 if (entry := walked.get(path)) is not None]),
         "key of a copy of 40 k files (digests known)": lambda: _key(copied),
+        "that key, with its ingredients for people": lambda: _listing(copied),
         "fingerprint of 40 k files": lambda: fingerprinted(_REQUEST, later),
         "columns of the changes of 40 k files": lambda: _changes(later),
         "pack 40 k files": lambda: pack_changes(_changes(later), str(place / "blob")),
@@ -122,12 +123,18 @@ def _parts(made: inputs.Inputs, place: Path) -> dict[str, Callable[[], object]]:
     }  # fmt: skip
 
 
-def _key(copied: Copies) -> bytes:
-    from engine.solve.copying.digest import Dependence, digest_items
+def _key(copied: Copies) -> str:
+    from engine.solve.copying.digest import Dependence
+
+    return Dependence(copied).digest({})
+
+
+def _listing(copied: Copies) -> Mapping[str, str]:
+    from engine.solve.copying.digest import Dependence
 
     on = Dependence(copied)
-    on.learn({})
-    return b"".join(digest_items(on.columns))
+    on.digest({})
+    return on.listing()
 
 
 def _walk(top: Path) -> DirectoryTree:

@@ -15,8 +15,10 @@ from threading import Lock
 
 from engine.context.faults import show, unreadable
 from engine.context.filekeys import FileKey
-from engine.context.listing import DIRECTORY, DirectorySubtree, Files, Listing, Row, Some
+from engine.context.files import Files, Some
+from engine.context.listing import DIRECTORY, Listing, Row
 from engine.context.rules import IgnoreRules
+from engine.context.subtree import DirectorySubtree
 from engine.layer.base import file_state
 from engine.layer.entries import Entry, ancestors, join
 

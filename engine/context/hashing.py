@@ -16,7 +16,7 @@ import anyio.to_thread
 from engine.context.digests import DigestStore
 from engine.context.faults import show, unreadable
 from engine.context.filekeys import DirectoryFiles, FileKey
-from engine.context.listing import Files
+from engine.context.files import Files
 from engine.errors import ContextError, EngineError
 from engine.layer.hashing import Hash, content_hash
 

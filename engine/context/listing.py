@@ -1,12 +1,10 @@
 """What is in a directory of a context, by columns: a fraction of what entries take, and quick to go through.
 
-A `Listing` is one directory's own children, a `DirectorySubtree` all that is below a directory. The digests of files lie beside the
-names, as soon as they are known.
+The digests of files lie beside the names, as soon as they are known. What is below a directory is several listings: see `subtree`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from array import array
@@ -15,11 +13,9 @@ from collections.abc import Iterator, Sequence
 from itertools import compress
 from operator import attrgetter
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
-from typing import NamedTuple, overload
 
-from engine.context.filekeys import DirectoryFiles, FileKey
-from engine.layer.base import file_state
-from engine.layer.columns import KINDS, NUMBERS, Columns, Numbers
+from engine.context.filekeys import COARSE_SLACK, DirectoryFiles, FileKey, is_settled
+from engine.layer.columns import KINDS, NUMBERS
 from engine.layer.entries import Entry, Kind
 
 FILE, DIRECTORY, SYMLINK = NUMBERS["file"], NUMBERS["dir"], NUMBERS["symlink"]
@@ -105,6 +101,19 @@ class Listing:
         """Which file is at a place, whatever its name."""
         return self._device_of(at) << 64 | self.inodes[at]
 
+    def identities(self) -> list[int]:
+        """`identity` of all files that have several names."""
+        if self._devices is not None:
+            return [self.identity(at) for at in self.linked]
+        device = self._device << 64
+        return [device | self.inodes[at] for at in self.linked]
+
+    def settled(self, now: int) -> bool:
+        """Whether every change of a file's content after `now` changes its key."""
+        if not self.names or max(self.ctimes) + COARSE_SLACK < now:
+            return True
+        return all(is_settled(ctime, now) for at, ctime in enumerate(self.ctimes) if self.is_file(at))
+
     def has_other_names(self, at: int) -> bool:
         """Whether the file at a place has several names."""
         found = bisect_left(self.linked, at)
@@ -164,13 +173,12 @@ class Listing:
             known = b"".join([digests[at * 32 : at * 32 + 32] for at in places]) if digests is not None else b""
         return DirectoryFiles(*self._itself, b"".join([devices, *keys]), known)
 
-    def describe(self) -> Iterator[bytes]:
-        """Bytes that are different ones when anything about the children is, except what is in symlinks."""
-        yield b"\0".join(self.names)
-        yield self.kinds
-        for numbers in (self.modes, self.sizes, self.mtimes, self.ctimes, self.inodes):
-            yield numbers.tobytes()
-        yield self._device.to_bytes(8, "little") if self._devices is None else self._devices.tobytes()
+    def describe(self) -> list[bytes]:
+        """Bytes that are different ones when anything about the children is."""
+        columns = [column.tobytes() for column in (self.modes, self.sizes, self.mtimes, self.ctimes, self.inodes)]
+        devices = self._device.to_bytes(8, "little") if self._devices is None else self._devices.tobytes()
+        links = b"".join([b"%d %d %b" % (at, len(link), link) for at, link in sorted(self.links.items())])
+        return [b"\0".join(self.names), self.kinds, *columns, devices, links]
 
     def without(self, names: Sequence[bytes]) -> Listing:
         """The listing without some names, none of whose digests are known yet."""
@@ -199,149 +207,3 @@ def _name(row: Row) -> bytes:
 
 def _at(column: array[int], places: Sequence[int]) -> bytes:
     return array(column.typecode, map(column.__getitem__, places)).tobytes()
-
-
-class DirectorySubtree:
-    """Implements `engine.layer.base.Subtree` over the listings of a directory and of all below it."""
-
-    def __init__(self, path: bytes, directory: bytes, parts: Sequence[tuple[bytes, Listing]]) -> None:
-        """`path` is the directory's in the context, `directory` its absolute path on disk. Each of the `parts` comes with its path
-        relative to the directory, a slash at its end; directories come before what is in them."""
-        self.path = path
-        self.directory = directory
-        self.parts = parts
-
-    def __len__(self) -> int:
-        return sum(len(listing) for _, listing in self.parts)
-
-    def columns(self) -> Columns:
-        """See `Subtree`."""
-        paths: list[bytes] = []
-        mode, size, mtime = array("q"), array("q"), array("q")
-        links: dict[int, bytes] = {}
-        for prefix, listing in self.parts:
-            links.update((len(paths) + at, link) for at, link in listing.links.items())
-            paths += [prefix + name for name in listing.names] if prefix else listing.names
-            mode.extend(array("q", listing.modes))
-            size.extend(listing.sizes)
-            mtime.extend(listing.mtimes)
-        count = len(paths)
-        kinds = b"".join([listing.kinds for _, listing in self.parts])
-        uid, gid = (array("q", [0]) * count for _ in range(2))
-        return Columns(paths, kinds, Numbers(mode, uid, gid, size, mtime), links, bytes(32 * count), bytes(count), {})
-
-    def identities(self) -> set[object] | None:
-        """See `Subtree`."""
-        found = [listing.identity(at) for _, listing in self.parts for at in listing.linked]
-        distinct: set[object] = set(found)
-        return distinct if len(distinct) == len(found) else None
-
-    def states(self) -> array[int]:
-        """See `Subtree`."""
-        out = array("q")
-        for _, listing in self.parts:
-            for kind, inode, ctime in zip(listing.kinds, listing.inodes, listing.ctimes, strict=True):
-                out.extend(file_state(inode, ctime) if kind == FILE else (0, 0))
-        return out
-
-    def holder(self, identity: object) -> bytes | None:
-        """See `Subtree`."""
-        return next((prefix + listing.names[at] for prefix, listing in self.parts for at in listing.linked
-                     if listing.identity(at) == identity), None)  # fmt: skip
-
-    def fingerprint(self) -> bytes:
-        """See `Subtree`."""
-        digest = hashlib.sha256()
-        for prefix, listing in self.parts:
-            for part in (prefix, *listing.describe(), *(b"%d %b" % link for link in sorted(listing.links.items()))):
-                digest.update(len(part).to_bytes(8, "little"))
-                digest.update(part)
-        return digest.digest()
-
-    def settled(self, now: int) -> bool:
-        """See `Subtree`."""
-        return all(listing.key(at).settled(now) for _, listing in self.parts for at in range(len(listing)) if listing.is_file(at))
-
-    def learn(self, digests: bytes) -> None:
-        """Takes up the digests of all files, 32 bytes for each row of `columns()`."""
-        start = 0
-        for _, listing in self.parts:
-            end = start + 32 * len(listing)
-            listing.digests = bytearray(digests[start:end])
-            start = end
-
-    def digests(self) -> bytes:
-        """See `Subtree`."""
-        return b"".join([listing.digests or bytes(32 * len(listing)) for _, listing in self.parts])
-
-    def known(self) -> Iterator[DirectoryFiles]:
-        """The files whose digests are known, by directory."""
-        return (listing.files(places) for _, listing in self.parts if (places := listing.known()))
-
-    def unknown(self) -> Files:
-        """The regular files whose digests are not known yet, but for empty ones."""
-        return Files([Some(prefix, listing, places) for prefix, listing in self.parts if (places := listing.unknown())])
-
-
-class Some(NamedTuple):
-    """Files of one directory: its path, with a slash at its end, its listing, and their places in there, as of `Listing.files`."""
-
-    prefix: bytes
-    listing: Listing
-    places: Sequence[int]
-
-    @property
-    def files(self) -> DirectoryFiles:
-        """The files by columns."""
-        return self.listing.files(self.places)
-
-    def unknown(self) -> Sequence[int]:
-        """The places of those whose digests are not known."""
-        digests = self.listing.digests
-        if digests is None:
-            return self.places
-        if _UNKNOWN not in digests:
-            return ()
-        return array("L", [at for at in self.places if self.listing.digest(at) is None])
-
-
-class Files(Sequence[FileKey]):
-    """The keys of some files in listings, made when they are asked for: together they would be large."""
-
-    def __init__(self, groups: Sequence[Some]) -> None:
-        self.groups = groups
-        self._numbers, self._places = array("L"), array("L")
-        for number, (_, _, places) in enumerate(groups):
-            self._numbers.extend(array("L", [number]) * len(places))
-            self._places.extend(places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, at: int) -> FileKey: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> list[FileKey]: ...
-
-    def __getitem__(self, at: int | slice) -> FileKey | list[FileKey]:
-        if isinstance(at, slice):
-            return [self.groups[n].listing.key(place) for n, place in zip(self._numbers[at], self._places[at], strict=True)]
-        return self.groups[self._numbers[at]].listing.key(self._places[at])
-
-    def unknown(self) -> Files:
-        """Those of them whose digests are not known."""
-        return Files([Some(group.prefix, group.listing, places) for group in self.groups if (places := group.unknown())])
-
-    def path(self, at: int) -> bytes:
-        """A file's path, relative to what the directories' paths are relative to."""
-        prefix, listing, _ = self.groups[self._numbers[at]]
-        return prefix + listing.names[self._places[at]]
-
-    def learn(self, digests: Sequence[bytes]) -> None:
-        """Takes up the digests of all of them."""
-        start = 0
-        for _, listing, places in self.groups:
-            end = start + len(places)
-            listing.learn_all(places, b"".join(digests[start:end]))
-            start = end

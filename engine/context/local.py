@@ -13,9 +13,10 @@ import anyio.to_thread
 
 from engine.context.directory import DirectoryTree
 from engine.context.faults import show
+from engine.context.files import Files
 from engine.context.hashing import Hasher
-from engine.context.listing import DirectorySubtree, Files
 from engine.context.rules import IgnoreRules, ReadRules
+from engine.context.subtree import DirectorySubtree
 from engine.context.view import copy_visible, remove_tree
 from engine.errors import ContextError
 from engine.layer.base import Subtree

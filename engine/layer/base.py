@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -13,7 +13,8 @@ from engine.image.digest import Digest
 from engine.layer.columns import Columns
 from engine.layer.entries import Entry
 
-_INODE = (1 << 63) - 1
+INODE = (1 << 63) - 1
+"""The bits of an inode number that `file_state` tells."""
 
 
 class Layer(Struct, frozen=True):
@@ -71,7 +72,35 @@ class FileTree(Protocol):
 def file_state(inode: int, ctime: int) -> tuple[int, int]:
     """What changes whenever a path gets another file, or its file is written to: inode, as far as that fits into 63 bits, and ctime
     (nanoseconds since the epoch)."""
-    return inode & _INODE, ctime
+    return inode & INODE, ctime
+
+
+class DirectoryPart(Protocol):
+    """The children of one directory, by columns, sorted by name: regular files, directories, symlinks and fifos, all root's."""
+
+    @property
+    def names(self) -> Sequence[bytes]:
+        """Their names."""
+
+    @property
+    def kinds(self) -> bytes:
+        """What they are, as in `engine.layer.columns`."""
+
+    @property
+    def modes(self) -> array[int]:
+        """Permission bits; 0o777 for symlinks."""
+
+    @property
+    def sizes(self) -> array[int]:
+        """Bytes of regular files; 0 for everything else."""
+
+    @property
+    def links(self) -> Mapping[int, bytes]:
+        """The texts of symlinks by place."""
+
+    @property
+    def digests(self) -> bytes | bytearray | None:
+        """For each 32 bytes: the digest of a regular file, if it is known, else 0. None when none is known."""
 
 
 class Subtree(Protocol):
@@ -89,11 +118,13 @@ class Subtree(Protocol):
     def __len__(self) -> int:
         """How many entries are below it."""
 
-    def columns(self) -> Columns:
-        """The entries, all root's, their paths relative to the directory, in no order and without digests."""
+    @property
+    def parts(self) -> Sequence[tuple[bytes, DirectoryPart]]:
+        """The directory itself and all below it: each with its path relative to the directory, a slash at its end."""
 
-    def digests(self) -> bytes:
-        """For each row of `columns` 32 bytes: the digest of a file, as far as it is known, else 0."""
+    def columns(self, prefix: bytes = b"") -> Columns:
+        """The entries, all root's, sorted by path and without digests. Their paths are relative to the directory, behind a
+        prefix."""
 
     def identities(self) -> set[object] | None:
         """What `FileTree.identity` gives for its files; None if it is the same for two of them."""

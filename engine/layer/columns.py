@@ -87,19 +87,6 @@ class Columns(Struct):
             rare = zip(*(extras.get(at, _NO_EXTRA) for at in range(count)), strict=True)
         return zip(self.paths, map(KINDS.__getitem__, self.kinds), *self.numbers, links, digests, *rare, strict=True)
 
-    def reordered(self, order: Sequence[int]) -> Columns:
-        """The same rows in another order: `order` has the present places."""
-        links, extras = self.links, self.extras
-        place = {old: new for new, old in enumerate(order)} if links or extras else {}
-        digests, known = self.digests, self.known
-        if any(known):
-            digests = b"".join([digests[at * 32 : at * 32 + 32] for at in order])
-            known = bytes(map(known.__getitem__, order))
-        return Columns(
-            list(map(self.paths.__getitem__, order)), bytes(map(self.kinds.__getitem__, order)),
-            Numbers(*(array("q", map(column.__getitem__, order)) for column in self.numbers)),
-            {place[at]: link for at, link in links.items()}, digests, known, {place[at]: extra for at, extra in extras.items()})
-
     def extend(self, other: Columns) -> None:
         """Adds another's rows at the end."""
         start = len(self.paths)
@@ -120,7 +107,7 @@ def encode(columns: Columns, files: Mapping[bytes, bytes] | None = None) -> byte
     digests = columns.digests if all(known) else b"".join([columns.digests[at * 32 : at * 32 + 32]
                                                            for at, there in enumerate(known) if there])  # fmt: skip
     parts = [b"\0".join(columns.paths), columns.kinds]
-    parts += [_array(column) for column in columns.numbers]
+    parts += [little(column) for column in columns.numbers]
     parts += [texts, digests, known, b"".join(_extra(at, *columns.extras[at]) for at in sorted(columns.extras))]
     for path, content in sorted((files or {}).items()):
         parts += [path, content]
@@ -162,9 +149,10 @@ def decode(data: bytes) -> tuple[Columns, dict[bytes, bytes]]:
         raise ContentError(f"a layer's index is corrupt: {error}") from error
 
 
-def _array(column: array[int]) -> bytes:
+def little(column: array[int]) -> bytes:
+    """A column as bytes that are the same on all machines."""
     if sys.byteorder == "big":
-        column = array("q", column)
+        column = array(column.typecode, column)
         column.byteswap()
     return column.tobytes()
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from array import array
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
-from zlib import crc32
 
 import anyio
 import anyio.to_thread
@@ -27,7 +25,7 @@ from engine.layer.hashing import hash_ranges
 from engine.layer.tree import Tree
 from engine.plan.base import CopyOp, Source
 from engine.solve.copying.copies import Copies
-from engine.solve.copying.digest import Dependence, digest_items, listing
+from engine.solve.copying.digest import Dependence
 from engine.solve.copying.draft import EmptyTree
 from engine.solve.copying.fingerprint import Fingerprinted, fingerprinted
 from engine.solve.copying.plan import CopyPlan
@@ -37,7 +35,7 @@ from engine.solve.remote import Remotes, is_remote
 from engine.solve.state import State
 
 FORESEEN = 60_000
-"""Entries. Of larger copies nothing is made ready ahead: it would take much memory, and little of their time."""
+"""Entries that are copied one by one. If they are more nothing is made ready ahead: it would take much memory."""
 
 T = TypeVar("T")
 
@@ -201,10 +199,10 @@ class Inputs:
 
     async def _foresee(self, name: str, selection: FileSelection) -> None:
         context = await self._job.context(name)
-        whole = await self._survey(context, name, selection)
-        if whole is not None and whole.count > FORESEEN:
-            return
-        self._foreseen[name, selection] = await anyio.to_thread.run_sync(_plan, selection.request, context.tree)
+        await self._survey(context, name, selection)
+        planned = await anyio.to_thread.run_sync(_plan, selection.request, context.tree)
+        if len(planned[0].own) <= FORESEEN:
+            self._foreseen[name, selection] = planned
 
     async def _look(self, context: Context, name: str, selection: FileSelection) -> tuple[str, Callable[[], Mapping[str, str]]]:
         """The digest of what a copy takes from a context, and its listing, by way of the digest of every file."""
@@ -303,12 +301,7 @@ def _files(copied: Iterable[Copied]) -> Iterable[bytes]:
 
 def _summed(on: Dependence, digests: Mapping[bytes, str]) -> tuple[str, Callable[[], dict[str, str]]]:
     """The digest of a copy, and what lists it."""
-    digest, checksums = hashlib.sha256(), array("I")
-    on.learn(digests)
-    for item in digest_items(on.columns):
-        digest.update(item)
-        checksums.append(crc32(item))
-    return digest.hexdigest(), lambda: listing(on, checksums)
+    return on.digest(digests), on.listing
 
 
 def _joined(parts: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ from engine.solve.inputs import FileSelection, FilesKey, Inputs
 from engine.solve.mechanisms import Job
 from engine.solve.state import State
 
-VERSION = "1"
+VERSION = "2"
 """Part of every key: to be changed when equal ingredients come to give another result."""
 
 

@@ -13,7 +13,7 @@ from engine.solve.copying.sources import find_sources, is_pattern
 LEAST = 200
 """Entries. For less it is as quick to look for the digest of each."""
 
-_VERSION = b"1"
+_VERSION = b"2"
 
 
 class Fingerprinted(Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import anyio.to_thread
 
@@ -13,6 +14,7 @@ from engine.layer.base import FileTree, Layer, Subtrees
 from engine.layer.entries import Change
 from engine.layer.tree import Tree
 from engine.plan.base import CopyOp, Step
+from engine.solve.copying.copies import Copies
 from engine.solve.copying.draft import EmptyTree
 from engine.solve.copying.plan import CopyPlan
 from engine.solve.copying.request import Copied
@@ -31,6 +33,14 @@ async def copy(job: Job, step: Step, op: CopyOp, states: Mapping[str, State], in
     return await Copying(job, step, op, states, inputs).run(depart)
 
 
+class Planned(NamedTuple):
+    """What a layer is to be, which tree its files are from, and which it is on."""
+
+    copies: Copies
+    tree: FileTree
+    below: Tree | EmptyTree
+
+
 class Copying:
     """One COPY or ADD on its way to be a layer."""
 
@@ -40,7 +50,7 @@ class Copying:
         self._made_mtime = job.made_mtime
 
     async def run(self, depart: Depart | None) -> Layer:
-        rows = await self.rows(await self.below())
+        rows = await self.rows(await self.plan(await self.below()))
         layer, _ = await make_layer(self._job, rows.take(), own_files=self._op.source.state is None, depart=depart)
         return layer
 
@@ -50,9 +60,8 @@ class Copying:
             return EmptyTree()
         return await self._job.mechanisms.trees.tree(self._parent.chain)
 
-    async def rows(self, below: Tree | EmptyTree) -> Rows:
-        """What the layer is to be, on a tree. Files of a context must be what they were when it was listed: by that the key is
-        known again, and other copies of them share their digests."""
+    async def plan(self, below: Tree | EmptyTree) -> Planned:
+        """What the layer is to be, on a tree."""
         op = self._op
         if op.checksum and not any(is_remote(s) for s in op.sources):
             raise CopyError("checksum requires HTTP(S) or Git sources")
@@ -60,7 +69,12 @@ class Copying:
         plan = CopyPlan(copy_request(op, owner, self._made_mtime), below)
         tree, _ = await self._inputs.source_tree(op.source, self._states) if self._local else (EmptyTree(), None)
         await self._add_all(plan, tree)
-        copies = plan.result()
+        return Planned(plan.result(), tree, below)
+
+    async def rows(self, planned: Planned) -> Rows:
+        """The layer's changes. Files of a context must be what they were when it was listed: by that the key is known again, and
+        other copies of them share their digests."""
+        copies, tree, below = planned
         locate, kept = await self._places(copies.own, tree, below)
         states = tree.state if isinstance(tree, Subtrees) else None
         return await anyio.to_thread.run_sync(Rows, copies, locate, kept, states)

@@ -14,10 +14,10 @@ from engine.layer.base import Layer
 from engine.plan.base import CopyOp, Step
 from engine.solve.copying.draft import EmptyTree
 from engine.solve.copying.paths import destination
-from engine.solve.inputs import FORESEEN, Inputs
+from engine.solve.inputs import Inputs
 from engine.solve.mechanisms import Job
 from engine.solve.state import State
-from engine.solve.steps.copy import Copying
+from engine.solve.steps.copy import Copying, Planned
 from engine.solve.steps.pack import Depart, make_layer
 from engine.solve.steps.rows import Rows
 
@@ -60,14 +60,13 @@ async def copy_unread(job: Job, step: Step, op: CopyOp, states: Mapping[str, Sta
     mechanisms = job.mechanisms
     guess: Rows | None = None
     if _is_new(op) and mechanisms.limiters.workers.total_tokens > 1 and not mechanisms.trees.knows(states[step.parent].chain):
-        guess = await copying.rows(EmptyTree())
+        guess = await copying.rows(await copying.plan(EmptyTree()))
         if guess.size < MANY:
             return None
-    if guess is not None and guess.count <= FORESEEN:
+    if guess is not None:
         made = await inputs.foreseeing(op, partial(_guessed, job, copying, guess, depart))
     else:
-        guess = None  # it is large, and of no use
-        rows = await copying.rows(await inputs.foreseeing(op, copying.below))
+        rows = await copying.rows(await copying.plan(await inputs.foreseeing(op, copying.below)))
         if rows.size < MANY:
             return None
         made = await _packed(job, rows, depart)
@@ -92,7 +91,7 @@ async def _guessed(job: Job, copying: Copying, guess: Rows, depart: Depart | Non
     """What a copy makes: packed while it is found out whether it is what was guessed, and packed again if not."""
     made: list[_Made] = []
     failures: list[Exception] = []
-    rows: Rows | None = None
+    planned: Planned | None = None
 
     async def pack() -> None:
         try:
@@ -103,13 +102,13 @@ async def _guessed(job: Job, copying: Copying, guess: Rows, depart: Depart | Non
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(pack)
         try:
-            rows = await copying.rows(await copying.below())
+            planned = await copying.plan(await copying.below())
         except Exception as error:
             failures.insert(0, error)
-        if rows is None or not rows.is_like(guess):
+        if planned is None or not planned.copies.is_like(guess.copies):
             tasks.cancel_scope.cancel()
-    if rows is not None and not rows.is_like(guess):
-        return await _packed(job, rows, depart)
+    if planned is not None and not planned.copies.is_like(guess.copies):
+        return await _packed(job, await copying.rows(planned), depart)
     if failures:
         raise failures[0]
     return made[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from engine.context.directory import DirectoryTree
 from engine.errors import CopyError
 from engine.layer.entries import Entry
-from engine.solve.copying import Copied, Copies, CopyPlan, CopyRequest, Dependence, digest_items
+from engine.solve.copying import Copied, Copies, CopyPlan, CopyRequest, Dependence
 from engine.solve.copying.fingerprint import LEAST, fingerprinted
 from engine.solve.steps.rows import Rows
 from tests.unit.copying.test_copy_properties import PATHS, SPECS, sane, write
@@ -76,10 +77,11 @@ def test_grafts_are_what_their_entries_are(tmp_path_factory, source, image, link
     for graft in ours.grafts:
         graft.subtree.learn(bytes.fromhex("ab" * 32) * len(graft.subtree))
     one, other = Dependence(ours), Dependence(theirs)
-    one.learn(digests)
-    other.learn(digests)
-    assert list(digest_items(one.columns)) == list(digest_items(other.columns))
-    assert list(one.names()) == list(other.names())
+    assert one.digest(digests) == other.digest(digests)
+    assert one.listing() == other.listing()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.solve.copying.digest.MOST_LISTED", 3)
+        assert one.listing() == other.listing()
     assert changes(ours, tree) == changes(theirs, tree)
     shutil.rmtree(base)
 
@@ -190,3 +192,79 @@ def test_a_copied_entry_of_a_graft_has_no_digest_of_its_own(tmp_path):
     assert isinstance(copies, Copies)
     copies.grafts[0].subtree.learn(b"x" * 32 * len(copies.grafts[0].subtree))
     assert all(isinstance(copied, Copied) and not copied.entry.digest for copied in copies)
+
+
+def test_grafts_and_other_entries_come_in_the_order_of_their_paths(tmp_path):
+    context = tmp_path / "context"
+    for path in ("a/x", "a-b", "b-", "b/y/z", "b.", "c", "d/e/f", "d/old/g"):
+        (context / path).parent.mkdir(parents=True, exist_ok=True)
+        (context / path).write_text(path)
+    (tmp_path / "image" / "app" / "d" / "old").mkdir(parents=True)
+    tree, image = DirectoryTree(str(context)), DirectoryTree(str(tmp_path / "image"))
+    copies = planned(CopyRequest((b".",), b"/app/", b"/"), tree, image)
+    assert isinstance(copies, Copies)
+    assert sorted(graft.target for graft in copies.grafts) == [b"app/a", b"app/b", b"app/d/e"]
+    paths = [copied.entry.path for copied in copies]
+    assert paths == sorted(paths)
+    assert len(paths) == len(copies) == 15
+    assert [entry.path for entry, _ in changes(copies, tree)] == paths
+
+
+def test_what_changes_in_a_graft_changes_the_key_and_the_listing_says_where(tmp_path, monkeypatch):
+    root = tmp_path / "context"
+    tree_of_files(root, 30)
+    (root / "d1" / "in").mkdir()
+    (root / "d1" / "in" / "link").symlink_to("x")
+    (root / "d1" / "empty").touch()
+
+    def looked(**options: str | tuple[int, int]) -> tuple[str, dict[str, str], dict[str, str]]:
+        tree = DirectoryTree(str(root))
+        copies = planned(CopyRequest((b".",), b"/new/", b"/", **options), tree, tree)  # type: ignore[arg-type]
+        assert isinstance(copies, Copies) and copies.grafts
+        for prefix, listing in copies.grafts[0].subtree.parts:
+            listing.digests = bytearray(b"".join(  # type: ignore[attr-defined, misc]
+                hashlib.sha256((root / os.fsdecode(prefix + name)).read_bytes()).digest() if kind == 0 else bytes(32)
+                for name, kind in zip(listing.names, listing.kinds, strict=True)))
+        on = Dependence(copies)
+        found = on.digest({})
+        few = on.listing()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("engine.solve.copying.digest.MOST_LISTED", 20)
+            return found, few, on.listing()
+
+    before = looked()
+    assert set(before[2]) == {*(f"d{n}" for n in range(7)), "new/d1/in"}
+    assert len(before[1]) == 32
+    assert len({before[0], *(looked(**options)[0] for options in ({"owner": (1, 0)}, {"owner": (0, 1)}, {"mode": "711"}))}) == 4
+
+    def relink() -> None:
+        (root / "d1" / "in" / "link").unlink()
+        (root / "d1" / "in" / "link").symlink_to("y")
+
+    for change, name, folder in (
+            (lambda: (root / "d2" / "f2").write_text("3"), "d2/f2", "d2"), (lambda: os.chmod(root / "d3" / "f3", 0o700), "d3/f3", "d3"),
+            (relink, "new/d1/in/link", "new/d1/in"), (lambda: (root / "d1" / "empty").write_text("x"), "d1/empty", "d1")):  # fmt: skip
+        change()
+        after = looked()
+        assert after[0] != before[0]
+        assert {path for path in after[1] if after[1][path] != before[1][path]} == {name}
+        assert {path for path in after[2] if after[2][path] != before[2][path]} == {folder}
+        before = after
+    os.utime(root / "d2" / "f2", ns=(1, 1))
+    assert looked() == before, "times do not count"
+    os.chmod(root / "d1" / "in", 0o700)
+    assert looked()[0] != before[0], "modes of directories do"
+
+
+def test_files_that_come_from_several_directories_are_listed_by_where_they_come_from(monkeypatch):
+    monkeypatch.setattr("engine.solve.copying.digest.MOST_LISTED", 3)
+
+    def listed(mode: int) -> dict[str, str]:
+        own = [Copied(Entry(b"to/%d" % n, "file", mode if n == 3 else 0o644), b"%b/f%d" % (b"xy"[n % 2 : n % 2 + 1], n)) for n in range(6)]
+        on = Dependence(Copies([Copied(Entry(b"to", "dir", 0o755)), *own, Copied(Entry(b"to/link", "symlink", link=b"t"))]))
+        on.digest({})
+        return on.listing()
+
+    one, two = listed(0o644), listed(0o600)
+    assert sorted(one) == ["to", "x", "y"]
+    assert {name for name in one if one[name] != two[name]} == {"y"}

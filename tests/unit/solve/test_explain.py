@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from zlib import crc32
-
 from engine.cache.base import Record
 from engine.image.digest import Digest
 from engine.layer.entries import Entry
 from engine.solve.copying.copies import Copies
-from engine.solve.copying.digest import MOST_LISTED, Dependence, digest_items, listing
+from engine.solve.copying.digest import MOST_LISTED, Dependence
 from engine.solve.copying.request import Copied
 from engine.solve.explain import BY, MOST, reasons
 
@@ -91,8 +89,8 @@ def copied(path: bytes, digest: str = "1") -> Copied:
 
 def listed(copy: list[Copied]) -> dict[str, str]:
     on = Dependence(Copies(copy))
-    on.learn({})
-    return listing(on, [crc32(item) for item in digest_items(on.columns)])
+    on.digest({})
+    return on.listing()
 
 
 def test_a_listing_has_each_file_and_shows_which_changed() -> None:
