@@ -222,6 +222,7 @@ CHANGES = {"path": PARTS.map(lambda name: b"d/" + name), "kind": st.sampled_from
            "xattrs": st.lists(st.tuples(st.text(max_size=2), st.binary(max_size=2)), max_size=2).map(tuple)}  # fmt: skip
 
 
+@settings(max_examples=500, deadline=None)
 @given(layer=LAYERS.filter(bool), at=st.integers(0, 3), field=st.sampled_from(sorted(CHANGES)), data=st.data())
 def test_whatever_changes_of_one_entry_counts(layer, at, field, data):
     at %= len(layer)
@@ -229,6 +230,22 @@ def test_whatever_changes_of_one_entry_counts(layer, at, field, data):
     other = sorted([*layer[:at], changed, *layer[at + 1 :]], key=lambda entry: entry.path)
     if len({entry.path for entry in other}) == len(other):
         assert (key(layer) == key(other)) == (timeless(layer) == timeless(other))
+
+
+def file(path: bytes, size: int = 1, digest: str = "1" * 64) -> Entry:
+    return Entry(path, "file", 0o644, size=size, digest=digest)
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ([file(b"d/a")], [file(b"e/a")]), ([file(b"ab/c")], [file(b"a/bc")]), ([file(b"a")], [file(b"a", 2)]),
+    ([file(b"d/a")], [file(b"a")]), ([file(b"a/b"), file(b"a/c")], [file(b"a/b"), file(b"c")]),
+    ([file(b"a"), file(b"b", digest="2" * 64)], [file(b"a", digest="2" * 64), file(b"b")]),
+    ([Entry(b"a", "symlink", link=b"bc"), Entry(b"b", "symlink", link=b"d")],
+     [Entry(b"a", "symlink", link=b"b"), Entry(b"b", "symlink", link=b"cd")]),
+    ([Entry(b"a", "file", xattrs=(("k", b"v"),)), Entry(b"b", "file")], [Entry(b"a", "file"), Entry(b"b", "file", xattrs=(("k", b"v"),))]),
+])  # fmt: skip
+def test_copies_that_are_nearly_the_same_have_different_keys(one, other):
+    assert key(one) != key(other)
 
 
 def test_a_key_has_the_digests_of_a_context_and_no_directories_that_were_there(tree_of):

@@ -268,3 +268,19 @@ def test_files_that_come_from_several_directories_are_listed_by_where_they_come_
     one, two = listed(0o644), listed(0o600)
     assert sorted(one) == ["to", "x", "y"]
     assert {name for name in one if one[name] != two[name]} == {"y"}
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_file_of_a_graft_without_a_digest_gives_no_key(tmp_path, known):
+    context = tree_of_files(tmp_path / "context", 20)
+    (tmp_path / "context" / "d1" / "empty").touch()
+    copies = planned(CopyRequest((b".",), b"/new/", b"/"), context, DirectoryTree(str(tmp_path / "context")))
+    assert isinstance(copies, Copies)
+    if known:
+        copies.grafts[0].subtree.learn(b"x" * 32 * len(copies.grafts[0].subtree))
+        context.learn(b"d3/f3", bytes(32))
+    with pytest.raises(KeyError, match="f3" if known else "f0"):
+        Dependence(copies).digest({})
+    context.learn(b"d3/f3", b"y" * 32)
+    if known:
+        Dependence(copies).digest({})
