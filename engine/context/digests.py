@@ -54,13 +54,18 @@ class DigestStore:
         self.path = path
         self._clock = clock
 
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing has been asked or kept yet."""
+        return not self.path.exists()
+
     def lookup(self, directories: Iterable[DirectoryFiles]) -> list[bytes]:
         """For each directory, in their order, the digests of its files, 32 bytes for each, 0 for those that are not known; no bytes
         when none is. What could not be looked up is missing at the end."""
         out: list[bytes] = []
         if self.path.exists():
             with collector_paused(), self._connection() as connection:
-                if connection is not None:
+                if connection is not None and connection.execute("select 1 from directories limit 1").fetchone():
                     for batch in _batches(directories):
                         out += self._find(connection, batch)
         return out

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from stat import S_IFLNK
 from threading import Lock
 
@@ -126,11 +126,11 @@ class DirectoryTree:
         if listing is not None:
             listing.learn(at, digest)
 
-    def subtree(self, path: bytes) -> DirectorySubtree | None:
+    def subtree(self, path: bytes, told: Callable[[int], None] | None = None) -> DirectorySubtree | None:
         """See `Subtrees`. Lists all that is not listed yet."""
         parts: list[tuple[bytes, Listing]] = []
         todo = [path]
-        skip = len(path) + 1 if path else 0
+        skip, count = len(path) + 1 if path else 0, 0
         while todo:
             directory = todo.pop()
             listing = self._listing(directory)
@@ -139,6 +139,9 @@ class DirectoryTree:
             parts.append((directory[skip:] + b"/" if len(directory) > len(path) else b"", listing))
             prefix = directory + b"/" if directory else b""
             todo += [prefix + name for name in listing.directories()]
+            if told is not None:
+                count += len(listing)
+                told(count)
         return DirectorySubtree(path, join(self._root, path), parts)
 
     def why_absent(self, path: bytes) -> str | None:

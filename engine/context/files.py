@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
-from typing import NamedTuple, overload
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from engine.context.filekeys import DirectoryFiles, FileKey
+from engine.context.filekeys import DirectoryFiles
 from engine.context.listing import Listing
+
+Row = tuple[bytes, int, int, int, int]
+"""A path, and of its key inode, size, mtime and ctime. A plain tuple, which goes to another process much faster than a key does."""
 
 _UNKNOWN = bytes(32)
 
@@ -34,8 +37,8 @@ class Some(NamedTuple):
         return array("L", [at for at in self.places if self.listing.digest(at) is None])
 
 
-class Files(Sequence[FileKey]):
-    """The keys of some files in listings, made when they are asked for: together they would be large."""
+class Files:
+    """Files of several directories, numbered; what is said of each is made when it is asked for: together it would be large."""
 
     def __init__(self, groups: Sequence[Some]) -> None:
         self.groups = groups
@@ -47,17 +50,6 @@ class Files(Sequence[FileKey]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, at: int) -> FileKey: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> list[FileKey]: ...
-
-    def __getitem__(self, at: int | slice) -> FileKey | list[FileKey]:
-        if isinstance(at, slice):
-            return [self.groups[n].listing.key(place) for n, place in zip(self._numbers[at], self._places[at], strict=True)]
-        return self.groups[self._numbers[at]].listing.key(self._places[at])
-
     def unknown(self) -> Files:
         """Those of them whose digests are not known."""
         return Files([Some(group.prefix, group.listing, places) for group in self.groups if (places := group.unknown())])
@@ -66,6 +58,24 @@ class Files(Sequence[FileKey]):
         """A file's path, relative to what the directories' paths are relative to."""
         prefix, listing, _ = self.groups[self._numbers[at]]
         return prefix + listing.names[self._places[at]]
+
+    def sizes(self) -> list[int]:
+        """The bytes of all of them."""
+        return [size for _, listing, places in self.groups for size in map(listing.sizes.__getitem__, places)]
+
+    def rows(self, above: bytes, wanted: Iterable[int]) -> list[Row]:
+        """Some files as plain tuples: `above` and the path, and of the key inode, size, mtime and ctime."""
+        out: list[Row] = []
+        number = -1
+        for at in wanted:
+            if self._numbers[at] != number:
+                number = self._numbers[at]
+                prefix, listing, _ = self.groups[number]
+                prefix, names = above + prefix, listing.names
+                inodes, sizes, mtimes, ctimes = listing.inodes, listing.sizes, listing.mtimes, listing.ctimes
+            place = self._places[at]
+            out.append((prefix + names[place], inodes[place], sizes[place], mtimes[place], ctimes[place]))
+        return out
 
     def learn(self, digests: Sequence[bytes]) -> None:
         """Takes up the digests of all of them."""

@@ -15,17 +15,14 @@ import anyio.to_thread
 
 from engine.context.digests import DigestStore
 from engine.context.faults import show, unreadable
-from engine.context.filekeys import DirectoryFiles, FileKey
-from engine.context.files import Files
+from engine.context.filekeys import DirectoryFiles
+from engine.context.files import Files, Row
 from engine.errors import ContextError, EngineError
+from engine.layer.entries import join
 from engine.layer.hashing import Hash, content_hash
 
 Call = Callable[..., Awaitable[Any]]
 """Runs a module-level function with arguments somewhere and gives what it returns (`Workers.call`)."""
-
-Row = tuple[bytes, int, int, int, int]
-"""An absolute path, and of its key inode, size, mtime and ctime. A plain tuple, which goes to another process much faster than a
-key does."""
 
 _CHUNK = 1 << 20
 _JOB_BYTES = 64 << 20
@@ -84,14 +81,14 @@ class Hasher:
                 if digests:
                     group.listing.learn_all(group.places, digests)
 
-    async def digests(self, root: bytes, path: Callable[[int], bytes], keys: Sequence[FileKey]) -> list[bytes]:
-        """Digests of files below the directory `root`, `path` being that of each key, by reading them. Raises `ContextError` for a
-        file that cannot be read or that changes while it is."""
-        found: list[bytes | None] = [None] * len(keys)
-        if len(keys):
-            await self._hash(root, path, keys, found)
+    async def digests(self, root: bytes, directory: bytes, files: Files) -> list[bytes]:
+        """Digests of files below a directory of the context that lies at `root`, by reading them. Raises `ContextError` for
+        one that cannot be read or that changes while it is."""
+        found: list[bytes | None] = [None] * len(files)
+        if len(files):
+            await self._hash(root + b"/", directory, files, found)
             if None in found:
-                raise ContextError(f"{show(path(found.index(None)))} changed while the build read it",
+                raise ContextError(f"{show(join(directory, files.path(found.index(None))))} changed while the build read it",
                                    hint="nothing may write to the build context during a build")
         return [digest for digest in found if digest is not None]
 
@@ -100,21 +97,19 @@ class Hasher:
         if self._store is not None:
             await anyio.to_thread.run_sync(self._store.store, directories, read_after)
 
-    async def _hash(self, root: bytes, path: Callable[[int], bytes], keys: Sequence[FileKey],
-                    found: list[bytes | None]) -> None:
-        prefix = root + b"/"
-        sizes = [key.size for key in keys]
+    async def _hash(self, prefix: bytes, directory: bytes, files: Files, found: list[bytes | None]) -> None:
+        sizes, above = files.sizes(), prefix + directory + b"/" if directory else prefix
         places: list[tuple[list[int], anyio.CapacityLimiter]] = [
-            *((job, self._small) for job in _divide(range(len(keys)), sizes, 0, _LARGE)),
-            *((job, self._large) for job in _divide(range(len(keys)), sizes, _LARGE, _HUGE)),
+            *((job, self._small) for job in _divide(range(len(files)), sizes, 0, _LARGE)),
+            *((job, self._large) for job in _divide(range(len(files)), sizes, _LARGE, _HUGE)),
         ]
         errors: list[EngineError] = []
-        elsewhere = self._call if len(keys) >= MANY_FILES else None
+        elsewhere = self._call if len(files) >= MANY_FILES else None
         few = anyio.CapacityLimiter(_JOBS)
 
         async def one(places: list[int], limiter: anyio.CapacityLimiter) -> None:
             async with few if elsewhere is not None else limiter:
-                job: list[Row] = [(prefix + path(at), *keys[at][1:]) for at in places]
+                job = files.rows(above, places)
                 try:
                     if elsewhere is not None:
                         digests: list[bytes | None] = await elsewhere(hash_files, job)

@@ -20,7 +20,6 @@ from engine.context.subtree import DirectorySubtree
 from engine.context.view import copy_visible, remove_tree
 from engine.errors import ContextError
 from engine.layer.base import Subtree
-from engine.layer.entries import join
 from engine.layer.hashing import EMPTY
 from engine.layer.resolve import resolve
 
@@ -84,7 +83,7 @@ class DirectoryContext:
         began = time.time_ns()
         await self._hasher.recall(wanted)
         missing = wanted.unknown()
-        missing.learn(await self._hasher.digests(os.fsencode(self._root), lambda at: join(directory, missing.path(at)), missing))
+        missing.learn(await self._hasher.digests(os.fsencode(self._root), directory, missing))
         read = {id(group.listing) for group in missing.groups}
 
         async def keep() -> None:

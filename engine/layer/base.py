@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -146,8 +146,9 @@ class Subtree(Protocol):
 class Subtrees(Protocol):
     """A file tree with subtrees."""
 
-    def subtree(self, path: bytes) -> Subtree | None:
-        """What is below a directory; None where there is none, or devices or sockets are below it."""
+    def subtree(self, path: bytes, told: Callable[[int], None] | None = None) -> Subtree | None:
+        """What is below a directory; None where there is none, or devices or sockets are below it. While it is listed, `told` is
+        called with the number of entries that have been found."""
 
     def state(self, path: bytes) -> tuple[int, int] | None:
         """What a regular file's state was when the tree was looked at (`file_state`); None for anything else."""

@@ -30,6 +30,7 @@ from engine.solve.copying.draft import EmptyTree
 from engine.solve.copying.fingerprint import Fingerprinted, fingerprinted
 from engine.solve.copying.plan import CopyPlan
 from engine.solve.copying.request import Copied, CopyRequest
+from engine.solve.fileskey import FilesKey, Later, Listing, Once
 from engine.solve.mechanisms import Job
 from engine.solve.remote import Remotes, is_remote
 from engine.solve.state import State
@@ -71,31 +72,6 @@ class FileSelection(Struct, frozen=True):
     def tree(cls, path: str) -> FileSelection:
         """Everything at a path, for a bind mount."""
         return cls(CopyRequest((_encode(path),), b"/", b"/", keep_owner=True))
-
-
-class Listing:
-    """For people, each file with a checksum: made when it is first asked for. What it is made of is large, and forgotten then."""
-
-    def __init__(self, make: Callable[[], Mapping[str, str]]) -> None:
-        self._make: Callable[[], Mapping[str, str]] | None = make
-        self._made: Mapping[str, str] = {}
-
-    def __call__(self) -> Mapping[str, str]:
-        if self._make is not None:
-            self._made, self._make = self._make(), None
-        return self._made
-
-
-async def _nothing() -> None:
-    pass
-
-
-class FilesKey(Struct, frozen=True):
-    """What a step takes from somewhere: a digest of it, and what is in it. That is to be `prepare`d before it is asked for."""
-
-    digest: str
-    listing: Callable[[], Mapping[str, str]] = dict
-    prepare: Callable[[], Awaitable[None]] = _nothing
 
 
 class Inputs:
@@ -167,25 +143,28 @@ class Inputs:
         if not selection.request.sources:
             return FilesKey(_joined(parts), lambda: urls)
         context = await self._job.context(name)
-        whole = await self._survey(context, name, selection)
+        ready = Once(self._ready_workers, self._closing, MANY_FILES)
+        # Where nothing is known the files will have to be read, if there are many then by workers, which start meanwhile.
+        whole = await self._survey(context, name, selection, ready.told if self._job.mechanisms.digests.is_new else None)
         if whole is not None:
             known = await anyio.to_thread.run_sync(self._job.mechanisms.digests.recall, whole.fingerprint)
             if known is not None:
-                later = _Later(lambda: self._look(context, name, selection))
+                later = Later(lambda: self._look(context, name, selection))
                 return FilesKey(_joined([*parts, known.hex()]), Listing(lambda: {**urls, **later.listing()}), later.prepare)
             if whole.count >= MANY_FILES:
-                self._closing.start_soon(self._ready_workers)
+                ready.start()
         digest, listing = await self._look(context, name, selection)
         if whole is not None:
             found, raw = whole, bytes.fromhex(digest)
             self._closing.start_soon(finish, lambda: anyio.to_thread.run_sync(self._remember, found, raw))
         return FilesKey(_joined([*parts, digest]), Listing(lambda: {**urls, **listing()}))
 
-    async def _survey(self, context: Context, name: str, selection: FileSelection) -> Fingerprinted | None:
-        """What a copy takes, listed and not read, if it is much; found out once."""
+    async def _survey(self, context: Context, name: str, selection: FileSelection,
+                      told: Callable[[int], None] | None = None) -> Fingerprinted | None:  # fmt: skip
+        """What a copy takes, listed and not read, if it is much; found out once. `told` as for `Subtrees.subtree`."""
         key = (name, selection)
         if key not in self._surveyed:
-            self._surveyed[key] = await anyio.to_thread.run_sync(fingerprinted, selection.request, context.tree)
+            self._surveyed[key] = await anyio.to_thread.run_sync(fingerprinted, selection.request, context.tree, told)
         return self._surveyed[key]
 
     async def _ready_workers(self) -> None:
@@ -210,11 +189,16 @@ class Inputs:
         if planned is None:
             planned = await anyio.to_thread.run_sync(_plan, selection.request, context.tree)
         copies, on = planned
-        for graft in copies.grafts:
-            assert isinstance(context, SubtreeContext)
-            self._closing.start_soon(finish, await context.digest_below(graft.subtree))
-        digests = await context.digests(list(_files(copies.own)))
-        return await anyio.to_thread.run_sync(_summed, on, digests)
+        read: list[Callable[[], Awaitable[None]]] = []
+        try:
+            for graft in copies.grafts:
+                assert isinstance(context, SubtreeContext)
+                read.append(await context.digest_below(graft.subtree))
+            digests = await context.digests(list(_files(copies.own)))
+            return await anyio.to_thread.run_sync(_summed, on, digests)
+        finally:
+            for keep in read:  # now that nobody waits for the key
+                self._closing.start_soon(finish, keep)
 
     async def state_files(self, state: State, selection: FileSelection) -> FilesKey:
         """What a step takes from another state: equal for equal files, whatever layers they lie in."""
@@ -271,21 +255,6 @@ class _Expected(Struct, eq=False):
 
     begun: bool = False
     made: anyio.Event = field(default_factory=anyio.Event)
-
-
-class _Later:
-    """A listing that needs to be looked for first."""
-
-    def __init__(self, look: Callable[[], Awaitable[tuple[str, Callable[[], Mapping[str, str]]]]]) -> None:
-        self._look = look
-        self._looked = False
-        self.listing: Callable[[], Mapping[str, str]] = dict
-
-    async def prepare(self) -> None:
-        """Looks, once."""
-        if not self._looked:
-            _, self.listing = await self._look()
-            self._looked = True
 
 
 def _plan(request: CopyRequest, tree: FileTree) -> tuple[Copies, Dependence]:

@@ -19,7 +19,8 @@ from engine.layer.base import chain_id
 from engine.plan.base import SCRATCH, CopyOp, ImageSource, Plan, RunOp, Source, Step
 from engine.plan.keys import KeyBuilder
 from engine.solve.explain import BY
-from engine.solve.inputs import FileSelection, FilesKey, Inputs
+from engine.solve.fileskey import FilesKey
+from engine.solve.inputs import FileSelection, Inputs
 from engine.solve.mechanisms import Job
 from engine.solve.state import State
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -33,15 +34,16 @@ class Fingerprinted(Struct, frozen=True):
         return all(subtree.settled(now) for subtree in self.subtrees)
 
 
-def fingerprinted(request: CopyRequest, tree: FileTree) -> Fingerprinted | None:
-    """What a copy takes, if that is whole directories, and many files. Raises `CopyError` for a source that is not there."""
+def fingerprinted(request: CopyRequest, tree: FileTree, told: Callable[[int], None] | None = None) -> Fingerprinted | None:
+    """What a copy takes, if that is whole directories, and many files; `told` as for `Subtrees.subtree`. Raises `CopyError` for a
+    source that is not there."""
     if not isinstance(tree, Subtrees) or request.parents or any(map(is_pattern, request.sources)):
         return None
     digest = hashlib.sha256(_VERSION + repr(request).encode())
     subtrees: list[Subtree] = []
     for text in request.sources:
         for source in find_sources(tree, text):
-            subtree = tree.subtree(source.path) if source.entry.kind == "dir" else None
+            subtree = tree.subtree(source.path, told) if source.entry.kind == "dir" else None
             if subtree is None:
                 return None
             digest.update(subtree.fingerprint())

@@ -41,3 +41,16 @@ def test_rows_are_in_the_order_of_their_paths(tmp_path_factory, files, directori
     subtree.learn(b"".join(path.rjust(32, b"*")[-32:] for path in there))
     assert [tree.digest(path) for path in there] == [path.rjust(32, b"*")[-32:] for path in there]
     shutil.rmtree(root)
+
+
+def test_it_is_told_how_much_is_listed_while_that_is_done(tmp_path):
+    for path in ("a/b/1", "a/2", "c/3", "c/4", "c/5"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    counts: list[int] = []
+    tree = DirectoryTree(str(tmp_path))
+    subtree = tree.subtree(b"", counts.append)
+    assert subtree is not None
+    assert counts == sorted(counts)
+    assert len(counts) == 4
+    assert counts[-1] == len(subtree) == 8
