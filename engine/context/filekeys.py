@@ -106,16 +106,39 @@ class StoredFiles(Struct, frozen=True):
         return digests, min((days[at] for at in found if at >= 0), default=_LATE)
 
     def over(self, before: StoredFiles, since: int) -> StoredFiles:
-        """These files, and of those `before` the ones that are none of these and were asked for since a day."""
-        old, days = _columns(before.keys), memoryview(before.days).cast("q")
-        mine = _columns(self.keys)
-        own = set(zip(mine[0], mine[1], strict=True))
-        places = [at for at, file in enumerate(zip(old[0], old[1], strict=True)) if file not in own and days[at] >= since]
-        if not places:
-            return self
-        keys, digests = _rows(old, before.digests, places)
+        """These files, and of those `before` the ones that are none of these and were asked for since a day. The larger part keeps
+        its order: as that of a whole directory it is found again the fastest."""
+        mine, old, days = _columns(self.keys), _columns(before.keys), memoryview(before.days).cast("q")
+        inodes = set(mine[_INODE])
+        same = {at: (old[0][at], old[_INODE][at]) for at in compress(range(len(days)), map(inodes.__contains__, old[_INODE]))}
+        own = list(zip(mine[0], mine[_INODE], strict=True))
+        if len(self.days) < len(before.days) and min(days) >= since:
+            there = {file: at for at, file in same.items()}
+            return before._with(self, [there.get(file, -1) for file in own])
+        names = set(own)
+        gone = {at for at, file in same.items() if file in names} | {at for at, day in enumerate(days) if day < since}
+        left = [at for at in range(len(days)) if at not in gone]
+        keys, digests = _rows(old, before.digests, left)
         joined = b"".join([part for pair in zip(mine, _columns(keys), strict=True) for part in pair])
-        return StoredFiles(joined, self.digests + digests, self.days + array("q", [days[at] for at in places]).tobytes())
+        return StoredFiles(joined, self.digests + digests, self.days + array("q", [days[at] for at in left]).tobytes())
+
+    def _with(self, files: StoredFiles, places: Sequence[int]) -> StoredFiles:
+        """The same with some files at the given places, or at the end."""
+        columns = [array("q", column) for column in (*_columns(self.keys), memoryview(self.days).cast("q"))]
+        digests = bytearray(self.digests)
+        for at, (place, row) in enumerate(zip(places, zip(*_columns(files.keys), memoryview(files.days).cast("q"), strict=True),
+                                              strict=True)):  # fmt: skip
+            digest = files.digests[at * SIZE : at * SIZE + SIZE]
+            if place < 0:
+                digests += digest
+                for column, number in zip(columns, row, strict=True):
+                    column.append(number)
+            else:
+                digests[place * SIZE : place * SIZE + SIZE] = digest
+                for column, number in zip(columns, row, strict=True):
+                    column[place] = number
+        *keys, days = [column.tobytes() for column in columns]
+        return StoredFiles(b"".join(keys), bytes(digests), days)
 
 
 def _columns(keys: bytes) -> list[memoryview]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.context.digests import DigestStore
@@ -176,6 +176,7 @@ def test_what_follows_from_a_fingerprint_is_remembered_for_a_while(store, clock)
     assert store.recall(b"f" * 32) is None
 
 
+@settings(deadline=None)
 @given(keys=st.lists(st.builds(FileKey, big, big, st.integers(0, 2**62), st.integers(-10**18, 10**18), st.just(OLD)),
                      unique_by=lambda k: k[:2], max_size=20))
 def test_any_numbers_survive(tmp_path_factory, keys):
@@ -257,6 +258,7 @@ def test_nothing_is_lost_when_several_processes_write_the_same_directory(tmp_pat
     assert find(store, [key(n) for n in range(240)]) == [digest_of(n) for n in range(240)]
 
 
+@settings(deadline=None)
 @given(stores=st.lists(st.dictionaries(st.integers(0, 5), st.integers(0, 2), min_size=1), max_size=6),
        asked=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2)), min_size=1, max_size=8))  # fmt: skip
 def test_the_last_state_that_was_stored_of_a_file_is_the_one_that_is_known(tmp_path_factory, stores, asked):
@@ -267,3 +269,23 @@ def test_the_last_state_that_was_stored_of_a_file_is_the_one_that_is_known(tmp_p
         known.update(each)
     assert find(store, [key(inode, ctime=OLD + state) for inode, state in asked]) == [
         digest_of(10 * inode + state) if known.get(inode) == state else None for inode, state in asked]
+
+
+def kept(tmp_path: Path) -> int:
+    """Files in the store, some maybe twice."""
+    with sqlite3.connect(tmp_path / "state" / "digests.sqlite") as connection:
+        (size,) = connection.execute("select sum(length(days)) from directories").fetchone()
+    connection.close()
+    return size // 8
+
+
+@pytest.mark.parametrize("again", [[3], [3, 4], [9], [9, 10], [3, 9], range(12)])
+def test_a_row_does_not_grow_by_files_that_are_there(store, tmp_path, again):
+    names = [1, 2, 3, 4, 4, 5, 6]  # one of them with two names
+    keep(store, [(key(n), digest_of(n)) for n in names])
+    for state in range(5):
+        keep(store, [(key(n, ctime=OLD + state), digest_of(n)) for n in again])
+    assert kept(tmp_path) == len([n for n in names if n not in again]) + len(again) + (len({4} & set(again)) if len(again) < 7 else 0)
+    assert find(store, [key(n, ctime=OLD + 4) for n in again]) == [digest_of(n) for n in again]
+    rest = [n for n in names if n not in again]
+    assert not rest or find(store, [key(n) for n in rest]) == [digest_of(n) for n in rest]
