@@ -76,6 +76,13 @@ class Columns(Struct):
         """The rows as entries, made one after the other."""
         return map(partial(tuple.__new__, Entry), self._rows())
 
+    def row(self, at: int) -> Entry:
+        """One row as an entry."""
+        digest = self.digests[at * 32 : at * 32 + 32].hex() if self.known[at] else ""
+        mode, uid, gid, size, mtime = (column[at] for column in self.numbers)
+        return Entry(self.paths[at], KINDS[self.kinds[at]], mode, uid, gid, size, mtime, self.links.get(at, b""), digest,
+                     *self.extras.get(at, _NO_EXTRA))
+
     def _rows(self) -> Iterator[tuple[object, ...]]:
         count, extras = len(self.paths), self.extras
         links = map(self.links.get, range(count), repeat(b"")) if self.links else repeat(b"", count)

@@ -26,19 +26,20 @@ class Index:
     """The entries of a layer and consulted files by path. A value; it is decoded when it is first looked into, and pickled as
     bytes."""
 
-    __slots__ = ("_data", "_entries", "_files")
+    __slots__ = ("_data", "_entries", "_files", "_rows")
 
     def __init__(self, entries: Iterable[Entry], files: Mapping[bytes, bytes] | None = None) -> None:
         self._entries: tuple[Entry, ...] | None = tuple(entries)
         self._files: Mapping[bytes, bytes] | None = dict(files or {})
         self._data: bytes | None = None
+        self._rows: Columns | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Index:
         """The index that `to_bytes` made `data` of; only its checksum is looked at now. Raises `ContentError`."""
         index = cls.__new__(cls)
         columns.check(data)
-        index._data, index._entries, index._files = data, None, None
+        index._data, index._entries, index._files, index._rows = data, None, None, None
         return index
 
     @classmethod
@@ -66,10 +67,20 @@ class Index:
             self._decode()
         return self._files or {}
 
+    @property
+    def columns(self) -> Columns:
+        """The entries by columns, for reading only. They are kept until the entries are asked for."""
+        rows = self._rows
+        if rows is None:
+            rows, self._files = columns.decode(self.to_bytes())
+            self._rows = rows
+        return rows
+
     def _decode(self) -> None:
-        rows, self._files = columns.decode(self._data or b"")
+        rows = self.columns
         with collector_paused():
             self._entries = tuple(rows.entries())
+        self._rows = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Index) and self.entries == other.entries and self.files == other.files

@@ -16,10 +16,13 @@ from engine.errors import ContentError
 from engine.layer.base import FileTree, Layer
 from engine.layer.contents import inside, show
 from engine.layer.entries import Entry, name, parent
+from engine.layer.glance import Glance
 from engine.layer.index import Index, collector_paused
 
 _ROOT = Entry(b"", "dir", 0o755)
 _SMALL = 4096
+_LARGE = 4096
+"""Entries, of which to put fewer together takes no longer than to look at them otherwise."""
 
 
 class _Node(NamedTuple):
@@ -55,6 +58,21 @@ class Tree:
     def extended(self, layer: Layer, index: Index) -> Tree:
         """The tree with one more layer, whose index this is."""
         return Tree(None, self, index, self._layers + 1)
+
+    def grow(self) -> None:
+        """Puts the layers together now, and not at the first look."""
+        self._look()
+
+    def glance(self) -> FileTree:
+        """What tells a few paths of the tree without putting very many entries together, or the tree itself."""
+        pending: list[Index] = []
+        at = self
+        with self._growing:
+            while at._table is None:
+                assert at._parent is not None and at._index is not None
+                pending.append(at._index)
+                at = at._parent
+        return Glance(self, at, pending[::-1]) if sum(len(index.columns) for index in pending) > _LARGE else self
 
     def get(self, path: bytes) -> Entry | None:
         """As in `FileTree`."""

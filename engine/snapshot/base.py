@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from engine.isolate.base import Root
 from engine.layer.arriving import Arriving
-from engine.layer.base import Chain, Layer
+from engine.layer.base import Chain, FileTree, Layer
 from engine.layer.pack import Changes
 from engine.layer.tree import Tree
 
@@ -40,7 +40,7 @@ class Snapshotter(Protocol):
         """Unpacks one layer's blob into the layer store (and stores its index), unless it is there; verifies its diff id. The blob
         may be on its way to the content store still, `arriving`."""
 
-    async def prepare(self, chain: Chain, tree: Tree) -> Active:
+    async def prepare(self, chain: Chain, tree: FileTree) -> Active:
         """A root with the chain's files. `tree` is the merged view of the chain."""
 
     async def changes(self, active: Active, tree: Tree) -> Changes:

@@ -13,7 +13,7 @@ from engine.content.scratch import Scratch
 from engine.isolate.base import Environment, OverlayRoot, Root
 from engine.layer.apply import Style
 from engine.layer.arriving import Arriving
-from engine.layer.base import Chain, Layer
+from engine.layer.base import Chain, FileTree, Layer
 from engine.layer.entries import Entry
 from engine.layer.index import IndexStore
 from engine.layer.pack import Changes
@@ -49,7 +49,7 @@ class OverlaySnapshotter:
         """See `Snapshotter`."""
         await (await self._opened())[0].ensure(layer, arriving)
 
-    async def prepare(self, chain: Chain, tree: Tree) -> Active:
+    async def prepare(self, chain: Chain, tree: FileTree) -> Active:
         """See `Snapshotter`."""
         layers, environment = await self._opened()
         lower = await layers.lowers(chain)

@@ -17,7 +17,7 @@ from engine.content.scratch import Scratch
 from engine.isolate.base import DirectoryRoot, Environment, Root
 from engine.layer.apply import scan
 from engine.layer.arriving import Arriving
-from engine.layer.base import Chain, Layer
+from engine.layer.base import Chain, FileTree, Layer
 from engine.layer.entries import Entry
 from engine.layer.hashing import hash_ranges
 from engine.layer.index import IndexStore
@@ -61,7 +61,7 @@ class WalkSnapshotter:
             blob = self._content.path(layer.blob.digest) if arriving else blob_path(self._content, layer)
             await self._workers.call(scan, str(blob), str(layer.diff_id), str(self._indexes.directory), arriving)
 
-    async def prepare(self, chain: Chain, tree: Tree) -> Active:
+    async def prepare(self, chain: Chain, tree: FileTree) -> Active:
         """See `Snapshotter`."""
         await self._opened()
         count, directory = self._take(chain)
@@ -131,7 +131,7 @@ class WalkSnapshotter:
                     return count, directory
         return 0, self._scratch.directory("walk-")
 
-    async def _build(self, directory: Path, layers: Chain, tree: Tree) -> None:
+    async def _build(self, directory: Path, layers: Chain, tree: FileTree) -> None:
         _, environment = await self._opened()
         blobs = [(str(blob_path(self._content, layer)), str(layer.diff_id)) for layer in layers]
         await self._workers.call(state.build_root, str(directory), blobs, tree.get(b"") or _ROOT, environment.ids)

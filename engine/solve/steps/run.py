@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
+import anyio.to_thread
 
 from engine.content.faults import full_hint
 from engine.errors import IsolationError, RunError
@@ -13,6 +14,7 @@ from engine.image.descriptor import Descriptor
 from engine.isolate.base import RunSpec
 from engine.layer.accounts import Account, lookup_account
 from engine.layer.base import Layer
+from engine.layer.tree import Tree
 from engine.plan.base import RunOp, Step
 from engine.plan.scope import DEFAULT_PATH
 from engine.snapshot.base import Active, Snapshotter
@@ -44,12 +46,14 @@ async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State], depa
 
     await unpack(job, chain, progress)
     tree = await job.mechanisms.trees.tree(chain)
-    account = lookup_account(op.user, tree)
+    glance = tree.glance()
+    account = lookup_account(op.user, glance)
     async with AsyncExitStack() as stack:
         mounts = await prepare_mounts(job, step, op, account, states, stack)
-        active = await snapshots.prepare(chain, tree)
+        active = await snapshots.prepare(chain, glance)
         try:
-            async with _command(job, step, op, active, account, mounts):
+            async with put_together(tree) as ready, _command(job, step, op, active, account, mounts):
+                await ready.wait()
                 changes = await snapshots.changes(active, tree)
                 layer, _ = await make_layer(job, changes, own_files=False, depart=depart)
             if job.latest_mtime is None:
@@ -65,6 +69,31 @@ async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State], depa
 async def _discard(snapshots: Snapshotter, active: Active) -> None:
     with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
         await snapshots.discard(active)
+
+
+@asynccontextmanager
+async def put_together(tree: Tree) -> AsyncIterator[anyio.Event]:
+    """Has the layers of a tree put together beside the block, which is given what tells that it is done. If it cannot be done, the
+    block is cancelled, and what came of it does not count."""
+    ended = anyio.Event()
+    failures: list[Exception] = []
+
+    async def grow() -> None:
+        try:
+            await anyio.to_thread.run_sync(tree.grow)
+        except Exception as error:
+            failures.append(error)
+            tasks.cancel_scope.cancel()
+        ended.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(grow)
+        try:
+            yield ended
+        except Exception as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
 
 
 @asynccontextmanager
