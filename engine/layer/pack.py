@@ -58,13 +58,19 @@ class Changes(Struct):
     """Bytes of all files."""
     entries: bytes
     """An index of the entries."""
-    sources: bytes
+    sources: bytes = b""
     """Where their bytes lie, joined by NUL."""
     offsets: bytes = b""
     """At which offsets, eight bytes each; empty where all are 0."""
     states: bytes = b""
     """For each the `file_state` (eight bytes a number) that a file must still be in after it has been read, zeros where it may be
     in any; empty where all may."""
+    root: bytes = b""
+    """A directory, if there are no `sources` since the files lie in it at their entries' paths."""
+
+    def places(self, paths: Iterable[bytes]) -> Iterator[bytes]:
+        """Where the bytes of each entry lie if it is a file. `paths` are the entries'."""
+        return map((self.root + b"/").__add__, paths) if self.root else _split(self.sources)
 
     @classmethod
     def of(cls, changes: Sequence[Change]) -> Changes:
@@ -139,7 +145,8 @@ class _Tar:
         if changes.states:
             numbers = memoryview(changes.states).cast("q")
             states = zip(numbers[::2], numbers[1::2], strict=True)
-        for entry, source, offset, state in zip(entries.entries(), _split(changes.sources), offsets, states, strict=False):
+        places = changes.places(entries.paths)
+        for entry, source, offset, state in zip(entries.entries(), places, offsets, states, strict=False):
             put(header(entry))
             digest = none
             if entry[1] == "file":

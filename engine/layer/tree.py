@@ -79,6 +79,10 @@ class Tree:
         node = self._look().get(path)
         return node.entry if node else None
 
+    def known(self, paths: Iterable[bytes]) -> set[bytes]:
+        """Those of the paths at which there is something."""
+        return self._look().known(set(paths))
+
     def children(self, path: bytes) -> Sequence[bytes]:
         """As in `FileTree`."""
         return sorted(self._look().names(path))
@@ -170,6 +174,10 @@ class _Table:
             return self._nodes[path]
         except KeyError:
             return self._base.nodes.get(path)
+
+    def known(self, paths: set[bytes]) -> set[bytes]:
+        changed = self._nodes.keys() & paths
+        return ((self._base.nodes.keys() & paths) - changed) | {path for path in changed if self._nodes[path] is not None}
 
     def names(self, path: bytes) -> Iterable[bytes]:
         found = self._names.get(path)

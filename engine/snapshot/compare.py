@@ -21,6 +21,7 @@ from engine.layer.columns import KINDS, NUMBERS, Columns
 from engine.layer.entries import Change, Entry, join, parent
 from engine.layer.index import Index
 from engine.layer.pack import Changes
+from engine.layer.tree import Tree
 
 _SECOND = 10**9
 _FEW = 64
@@ -44,31 +45,30 @@ def kept(name: str) -> bool:
     return name == "security.capability" or (name.startswith("user.") and not name.startswith("user.overlay."))
 
 
-def all_new(index: Index, tree: FileTree, ids: IdMap, root: bytes) -> Changes | None:
+def all_new(index: Index, tree: Tree, ids: IdMap, root: bytes) -> Changes | None:
     """The changes where all that was found (`index`, sorted by path, nothing removed or opaque) is new, but for directories that
     were there. None where something has to be looked at more closely.
 
     It comes to what `changes` does, without an object for each of very many entries."""
     rows, _ = columns.decode(index.to_bytes())
-    paths, kinds, get = rows.paths, rows.kinds, tree.get
-    known = [(at, below) for at, path in enumerate(paths) if (below := get(path)) is not None]
-    there = {paths[at] for at, _ in known}
+    paths, kinds = rows.paths, rows.kinds
+    there = tree.known(paths)
     needed = {path.rpartition(b"/")[0] for path in paths if path not in there} - {b""}
-    for at, below in reversed(known):  # a directory comes after what is in it
+    known = [at for at, path in enumerate(paths) if path in there] if there else []
+    for at in reversed(known):  # a directory comes after what is in it
         path = paths[at]
-        if not (path and KINDS[kinds[at]] == below.kind == "dir" and ids.holds(below.uid, below.gid)):
+        below = tree.get(path)
+        if not (path and below is not None and KINDS[kinds[at]] == below.kind == "dir" and ids.holds(below.uid, below.gid)):
             return None
         if path in needed or not _alike(_directory_of(rows, at), below):
             needed |= {path, parent(path)} - {b""}
-    dropped = [at for at, _ in known if paths[at] not in needed]
+    dropped = [at for at in known if paths[at] not in needed]
     if NUMBERS["hardlink"] in kinds or not needed.issubset(paths) or len(dropped) > _FEW or (dropped and rows.extras):
         return None
     if dropped:
         _drop(rows, dropped)
         index = Index.of(rows, {})
-    base, file = root + b"/", NUMBERS["file"]
-    sources = [base + path if kind == file else b"" for path, kind in zip(rows.paths, rows.kinds, strict=True)]
-    return Changes(len(rows), sum(rows.numbers.size), index.to_bytes(), b"\0".join(sources))
+    return Changes(len(rows), sum(rows.numbers.size), index.to_bytes(), root=root)
 
 
 def _drop(rows: Columns, dropped: Sequence[int]) -> None:

@@ -162,9 +162,10 @@ class Rig:
         """What was done in a root, one by one."""
         changed = await self.snapshots.changes(active, tree)
         rows, _ = columns.decode(changed.entries)
-        sources = changed.sources.split(b"\0") if len(rows) else []
+        sources = list(changed.places(rows.paths)) if len(rows) else []
         assert not changed.offsets
-        return [Change(entry, source or None) for entry, source in zip(rows.entries(), sources, strict=True)]
+        return [Change(entry, (source or None) if entry.kind == "file" else None)
+                for entry, source in zip(rows.entries(), sources, strict=True)]  # fmt: skip
 
     async def step(self, state: State, script: str, **options: Any) -> Ran:
         """Runs a shell script in a root, makes a layer of what it changed and commits it."""

@@ -60,6 +60,8 @@ def test_a_tree_is_what_a_naive_model_says(tmp_path_factory: pytest.TempPathFact
         blob.write_bytes(tar_of(entries))
         tree = tree.extended(LAYER, scan(str(blob)).index)
         same(seen(tree), state)
+        asked = {path.strip("/").encode() for each in states for path in each}
+        assert tree.known(asked) == {path for path in asked if tree.get(path) is not None}
         for path in state:
             entry = tree.get(path.strip("/").encode())
             assert entry and entry.size == len(state[path].content)
