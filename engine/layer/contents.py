@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _KINDS: dict[int, Kind] = {0x30: "file", 0x31: "hardlink", 0x32: "symlink", 0x33: "char", 0x34: "block", 0x35: "dir", 0x36: "fifo"}
 HARDLINK = 0x31
 _MOST_WORK = 50_000_000
+_NO_NAMES = (b"", b".", b"..")
 
 
 def clean(name: bytes) -> bytes:
@@ -50,7 +51,7 @@ def removal(head: bytes, tail: bytes) -> tuple[Kind, bytes] | None:
     hidden = tail[len(WHITEOUT) :]
     if hidden.startswith(WHITEOUT):
         return None
-    if hidden in (b"", b".", b".."):
+    if hidden in _NO_NAMES:
         raise ContentError(f"invalid tar: {show(tail)!r} is no whiteout")
     return "whiteout", head + b"/" + hidden if head else hidden
 
@@ -100,8 +101,11 @@ class Contents:
 
     def entry(self, member: Member) -> Entry | None:
         """The entry a member stands for, which `add` takes; None for one that means nothing. Raises `ContentError`."""
-        name = clean(member.name)
+        name = member.name
         head, _, tail = name.rpartition(b"/")
+        if not head or head not in self.dirs or tail in _NO_NAMES:  # else all of it has been seen to be clean
+            name = clean(name)
+            head, _, tail = name.rpartition(b"/")
         if tail.startswith(WHITEOUT):
             return self._removal(head, tail, member.mtime)
         if head not in self.dirs:

@@ -16,7 +16,8 @@ from engine.errors import ContentError
 Read = Callable[[int], bytes]
 """Gives up to so many bytes, none at the end."""
 
-_IN, _OUT = 128 << 10, 512 << 10
+_IN, _OUT = 512 << 10, 1 << 20
+"""Large pieces: whoever reads them has most of the interpreter's lock, and each of ours is waited for and woken up for anew."""
 _WINDOW = 1 << 27
 """The largest zstd window that is accepted, in bytes; also what liblzma may use."""
 

@@ -11,7 +11,8 @@ from engine.errors import ContentError
 from engine.layer.arriving import Arriving, BlobFile
 from engine.layer.decompress import open_decompressor
 
-_WAITING = 12
+_WAITING = 6
+"""Pieces of a MiB at most, or little more."""
 
 
 class Inflated:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ContentError
-from engine.layer.contents import clean
+from engine.layer.contents import Contents, clean
 from engine.layer.entries import Entry
 from engine.layer.scan import Unpacked, scan
+from engine.layer.tarstream import Member
 
 Item = tuple[str, str] | tuple[str, str, str]
 
@@ -70,6 +71,23 @@ def test_a_path_has_no_special_components(name: bytes) -> None:
         return
     assert path == b"" or not {b"", b".", b".."} & set(path.split(b"/"))
     assert clean(path) == path
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([b"a", b"b", b"..", b".", b"", b"b.", b"..."]), max_size=6).map(b"/".join))
+def test_a_name_means_the_same_where_its_directories_are_known(name: bytes) -> None:
+    contents = Contents()
+    for path in (b"a", b"a/b", b"a/b/a", b"b"):
+        contents.add(Entry(path, "dir"))
+    member = Member(name, ord("5"), 0o755, 0, 0, 0, 0, b"", 0, 0, (), 0, 0)
+    try:
+        wanted = clean(name)
+    except ContentError:
+        with pytest.raises(ContentError, match="climbs out"):
+            contents.entry(member)
+        return
+    entry = contents.entry(member)
+    assert entry is not None and entry.path == wanted
 
 
 def test_the_last_of_several_wins(scanned) -> None:  # type: ignore[no-untyped-def]
