@@ -72,7 +72,11 @@ class TarStream:
     def next(self) -> Member | None:
         """The next member; None at the end of the archive (there may be bytes after it)."""
         if self._left:
-            self._skip(self._left)
+            at = self._at + self._left
+            if at <= len(self._buffer):
+                self._at = at
+            else:
+                self._skip(self._left)
             self._left = 0
         records: dict[bytes, bytes] = {}
         long_name = long_link = None
@@ -163,8 +167,8 @@ class TarStream:
         except (ContentError, ValueError):
             told = -1
         # See tarcodec for why adler32 can add up the bytes of a block that is ASCII.
-        total = (adler32(block) & 0xFFFF) - 1 if block.isascii() else sum(block)
-        total += 256 - sum(field)
+        total = (adler32(block) - adler32(field)) & 0xFFFF if block.isascii() else sum(block) - sum(field)
+        total += 256
         if told != total and told != total - 256 * sum(1 for byte in block if byte > 127):
             raise ContentError(f"invalid tar: the header at {self.offset - BLOCK} has a wrong checksum")
         return block
