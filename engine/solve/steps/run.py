@@ -51,6 +51,7 @@ async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State], depa
     async with AsyncExitStack() as stack:
         mounts = await prepare_mounts(job, step, op, account, states, stack)
         active = await snapshots.prepare(chain, glance)
+        del glance  # it can be large
         try:
             async with put_together(tree) as ready, _command(job, step, op, active, account, mounts):
                 await ready.wait()
