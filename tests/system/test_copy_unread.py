@@ -16,8 +16,15 @@ from engine.context.base import Context
 from engine.context.digests import DigestStore
 from engine.context.hashing import Hasher
 from engine.errors import ContextError
+from engine.image.reference import Reference
+from engine.layer.base import FileTree
 from engine.progress.events import Event, StepExplained, StepFinished, StepStarted
 from engine.registry.server.server import RegistryServer
+from engine.request import CacheLocation
+from engine.solve import inputs
+from engine.solve.copying.fingerprint import Fingerprinted
+from engine.solve.copying.request import CopyRequest
+from engine.solve.fileskey import Once
 from engine.solve.inputs import FileSelection, Inputs
 from engine.solve.steps import unread
 
@@ -254,3 +261,33 @@ async def test_a_copy_that_is_known_by_its_fingerprint_is_looked_through_once(ba
     monkeypatch.setattr(Inputs, "_look", look)
     assert (await engine.build(request(context))).ran == 2
     assert len(looks) == 1
+
+
+async def test_on_a_new_machine_workers_start_while_a_large_context_is_walked(
+        base: str, registry: RegistryServer, engine: Engine, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = many(memory / "app", base)
+    location = CacheLocation(Reference.parse(f"{registry.address}/cache"), "max")
+    cache: dict[str, object] = {"cache_from": (location,), "cache_to": location}
+    assert (await engine.build(request(context, f"{registry.address}/app:1", **cache))).ran == 2
+    seen: list[str] = []
+    started, surveyed = Once.start, inputs.fingerprinted
+
+    def start(once: Once) -> None:
+        seen.append("workers start")
+        started(once)
+
+    def survey(request: CopyRequest, tree: FileTree, told: Callable[[int], None] | None = None) -> Fingerprinted | None:
+        found = surveyed(request, tree, told)
+        seen.append("the context is walked")
+        return found
+
+    monkeypatch.setattr(Once, "start", start)
+    monkeypatch.setattr(inputs, "fingerprinted", survey)
+    monkeypatch.setattr(inputs, "MANY_FILES", FILES // 2)
+    async with Engine(Settings(memory / "new")) as new:
+        assert (await new.build(request(context, f"{registry.address}/app:2", **cache))).ran == 0
+        assert seen[:2] == ["workers start", "the context is walked"]
+        seen.clear()
+        (context / "tree/d1/f1").write_text("changed")
+        assert (await new.build(request(context, f"{registry.address}/app:2", **cache))).ran == 2
+        assert seen[0] == "the context is walked", "what is not changed is known by now"
