@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain, zip_longest
 from typing import Any, Protocol
 
@@ -94,6 +95,8 @@ class Plain(Connection):
 
     def close(self) -> None:
         """See `Connection.close`."""
+        with suppress(OSError):
+            self._end.shutdown(socket.SHUT_RDWR)  # a thread that sends, or an error that is remembered, may have its `descriptor`
         self._end.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -140,3 +140,25 @@ async def test_an_upload_may_take_longer_than_an_answer(certificate: Certificate
         await anyio.sleep_forever()
 
     assert await sent(way, tmp_path, certificate, slow, answer=0.2, ended=True) == (201, b"")
+
+
+async def test_a_connection_that_was_given_up_has_ended(certificate: Certificate, tmp_path: Path, way: str) -> None:
+    """Also for as long as the error is remembered, and with it what was done: else two uploads would be under way."""
+    given_up, ended = anyio.Event(), anyio.Event()
+
+    async def wait(stream: ByteStream) -> None:
+        await given_up.wait()
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            while True:
+                await stream.receive()
+        ended.set()
+
+    server = Server(wait, patient=False)
+    async with running(server, 0.2, tls=certificate.context if way.endswith("tls") else None) as session:
+        async with body(way, tmp_path, ended=False) as part:
+            with pytest.raises(TransientError, match="broke: no data in time") as raised:
+                await whole(session, ask(server, "PUT", part))
+        given_up.set()
+        with anyio.fail_after(5):
+            await ended.wait()
+    assert raised.value.__cause__
