@@ -34,6 +34,12 @@ def no_tls(request: Request, reason: str) -> RegistryError:
     return RegistryError(f"no TLS connection to {_place(request)}: {words} ({request.what})", hint=hint)
 
 
+def hung_up(request: Request, error: ssl.SSLError) -> TransientError:
+    """The connection was ended before it was encrypted: by what does not speak TLS, or by one that has too much to do."""
+    said = no_tls(request, error.reason or str(error))
+    return TransientError(said.message, hint=said.hint, reached=False)
+
+
 def no_name(request: Request, error: OSError, via: str = "") -> RegistryError:
     """The name of the host, or of what is on the way there (`the proxy of `), is not known, or not now."""
     message = f"cannot reach {via}{_place(request)}: its name cannot be found ({words(error)}) ({request.what})"

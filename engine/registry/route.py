@@ -68,6 +68,8 @@ async def dial(route: Route, request: Request, contexts: Contexts, seconds: floa
         raise failures.too_slow(request) from error
     except socket.gaierror as error:
         raise failures.no_name(request, error, via) from error
+    except ssl.SSLEOFError as error:
+        raise failures.hung_up(request, error) from error
     except ssl.SSLError as error:
         raise failures.bad_tls(request, error) from error
     except OSError as error:

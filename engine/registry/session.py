@@ -123,9 +123,9 @@ class Session:
 
     async def send(self, request: Request) -> Response:
         """Sends a request and waits for the head of its answer. Raises `TransientError` or `RegistryError`."""
-        route = Route.of(request, self._environment)
-        headers = {**self._headers, **route.headers(request.url), **request.headers}
         try:
+            route = Route.of(request, self._environment)
+            headers = {**self._headers, **route.headers(request.url), **request.headers}
             data = head(request.method, route.target(request.url), route.host, headers, _length(request)) + _beginning(request)
         except ValueError as error:
             raise failures.not_asked(request, error) from error

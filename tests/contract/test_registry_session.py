@@ -9,12 +9,12 @@ from pathlib import Path
 
 import anyio
 import pytest
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketAttribute
 from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
 from engine.errors import RegistryError
-from engine.registry.exchange import FilePart
+from engine.registry.exchange import FilePart, Request
 from engine.registry.retry import TransientError
 from tests.contract.registries import RunningRegistry
 from tests.contract.registry_fixtures.wire import Deed, Server, anyio_backend, ask, end, linger, reset, running, whole
@@ -230,3 +230,35 @@ anyio.run(main)
 assert "aiohttp" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("proxy", ["http://[::1", "http://user:word@[x", "http://\udcff@proxy:1"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_that_is_none_is_said_so(proxy: str, scheme: str) -> None:
+    server = Server()
+    environment = {"http_proxy": proxy, "https_proxy": proxy}
+    async with running(server, environment=environment) as session:
+        with pytest.raises(RegistryError):
+            await session.send(replace(ask(server), url=f"{scheme}://registry.example/v2/"))
+
+
+async def test_a_handshake_that_is_broken_off_may_go_well_the_next_time() -> None:
+    """A registry, or what is before it, ends connections when it has too much to do, or starts anew."""
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, running(Server()) as session:
+        port = listener.extra(SocketAttribute.local_port)
+
+        async def hang_up(stream: ByteStream) -> None:
+            await stream.receive()
+            await stream.aclose()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, hang_up)
+            try:
+                await session.send(Request("GET", f"https://127.0.0.1:{port}/v2/", "registry", "GET it"))
+            except RegistryError as error:
+                raised = error
+            tasks.cancel_scope.cancel()
+    assert isinstance(raised, TransientError)
+    assert "no TLS connection" in raised.message
+    assert raised.hint
+    assert not raised.reached
