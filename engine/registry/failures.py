@@ -82,7 +82,9 @@ def too_long(request: Request, limit: int, status: int) -> RegistryError:
 
 
 def words(error: OSError) -> str:
-    """A system's error in its own words."""
+    """A system's error in its own words, or one of TLS."""
+    if isinstance(error, ssl.SSLError):
+        return clean((error.reason or str(error)).replace("_", " ")).lower()
     if isinstance(error, socket.gaierror) or not error.errno:
         return clean(error.strerror or str(error)).lower()
     return os.strerror(error.errno).lower()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import math
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 
@@ -264,8 +263,6 @@ def _beginning(request: Request) -> bytes:
 
 def _explain(error: Exception, request: Request) -> RegistryError:
     """The error for people that a failed exchange stands for: `TransientError` when it may pass."""
-    if isinstance(error, ssl.SSLError):
-        return failures.bad_tls(request, error)
     if isinstance(error, NoHttpError):
         return failures.no_http(request, str(error))
     return failures.broken(request, _break(error))

@@ -10,6 +10,7 @@ import anyio
 import pytest
 from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
+from anyio.streams.tls import TLSStream
 
 from engine.errors import RegistryError
 from engine.registry.retry import TransientError
@@ -192,3 +193,16 @@ async def test_chunks_that_make_no_sense_are_no_passing_failure(body: bytes) -> 
         with pytest.raises(RegistryError, match="does not speak HTTP") as raised:
             await whole(session, ask(server))
     assert not isinstance(raised.value, TransientError)
+
+
+async def test_what_was_changed_on_the_way_may_come_right_the_next_time(certificate: Certificate) -> None:
+    async def garble(stream: ByteStream) -> None:
+        assert isinstance(stream, TLSStream)
+        await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok")
+        await stream.transport_stream.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+        await stream.receive()
+
+    server = Server(garble)
+    async with running(server, tls=certificate.context) as session:
+        with pytest.raises(TransientError, match="broke: decryption failed or bad record mac"):
+            await whole(session, ask(server))
