@@ -185,7 +185,8 @@ class _Table:
 
     def grown(self, entries: Sequence[Entry], layer: int) -> _Table:
         """The table with a layer's entries."""
-        if len(self._base.nodes) == 1 and not self._nodes and (nodes := _alone(entries, layer)):
+        empty = len(self._base.nodes) == 1 and not self._nodes and self._base.nodes[b""].entry == _ROOT
+        if empty and (nodes := _alone(entries, layer)):
             return _Table(_Base(nodes), {}, {})
         table = _Table(self._base, dict(self._nodes), dict(self._names))
         table._apply(entries, layer)

@@ -187,3 +187,10 @@ def test_several_threads_may_look_first() -> None:
                 assert list(pool.map(look, range(8))) == [b"%d" % (5 - n % 3) for n in range(8)]
     finally:
         sys.setswitchinterval(interval)
+
+
+def test_a_root_directory_that_is_alone_is_kept() -> None:
+    tree = tree_of([Entry(b"", "dir", 0o700, uid=5)], [Entry(b"a", "file", 0o644)])
+    root = tree.get(b"")
+    assert root is not None
+    assert (root.mode, root.uid) == (0o700, 5)
