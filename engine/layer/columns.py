@@ -30,6 +30,7 @@ Extra = tuple[int, int, tuple[tuple[str, bytes], ...]]
 
 _NO_EXTRA: Extra = (0, 0, ())
 _MAGIC = b"aniko-index 2\n"
+_MODES = 0o7777
 _BAD = re.compile(rb"/\.{0,2}[/\0]"), re.compile(rb"\0(?:\.{0,2}/|\.\.?\0)")
 """Components of paths joined by NUL that are none (the root's alone may be empty), as what begins with a letter: that is quick."""
 
@@ -150,6 +151,8 @@ def decode(data: bytes) -> tuple[Columns, dict[bytes, bytes]]:
         extras = dict(map(_read_extra, _parts(parts[11], 4)))
         if {len(paths), len(known), *map(len, numbers)} != {count} or any(not 0 <= at < count for at in extras):
             raise ValueError("missing rows")
+        if count and not 0 <= min(numbers[0]) <= max(numbers[0]) <= _MODES:
+            raise ValueError("a mode that is none")
         columns = Columns(paths, kinds, Numbers(*numbers), links, _digests(bytes(parts[9]), known), bytes(map(bool, known)), extras)
         files = [bytes(part) for part in parts[12:]]
         return columns, dict(zip(files[::2], files[1::2], strict=True))

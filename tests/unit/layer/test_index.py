@@ -121,3 +121,9 @@ def test_what_was_made_while_the_collector_paused_is_not_looked_through_when_it_
         assert gc.collect() >= 1  # what is old is not lost
     finally:
         gc.callbacks.remove(look)
+
+
+@pytest.mark.parametrize("mode", [0o10000, 1 << 40, -1])
+def test_a_mode_that_is_none_is_refused(mode: int) -> None:
+    with pytest.raises(ContentError, match="a mode that is none"):
+        decode(encode(Columns.of([Entry(b"a", "file", mode)])))
