@@ -89,8 +89,7 @@ class GrowingPart:
 
 
 class Request(Struct, frozen=True):
-    """An HTTP request. `registry` and `what` name it in errors; `verify` is whether the certificate must be good. `most` is how
-    many bytes of the answer's body are wanted, where that is known: it is then read no further."""
+    """An HTTP request. `registry` and `what` name it in errors; `verify` is whether the certificate must be good."""
 
     method: str
     url: str
