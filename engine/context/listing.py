@@ -149,6 +149,8 @@ class Listing:
         count = len(self.names)
         if self.digests is None:
             return range(count) if all(self.sizes) else array("L", compress(range(count), self.sizes))
+        if _UNKNOWN not in self.digests:
+            return ()
         return array("L", [at for at in compress(range(count), self.sizes) if self.digest(at) is None])
 
     def known(self) -> Sequence[int]:
