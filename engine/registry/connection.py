@@ -17,6 +17,9 @@ from typing import Any, Protocol
 import anyio
 from anyio.lowlevel import checkpoint
 
+ENDED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+"""What says that a connection ended without TLS's own word for it; which one depends on the version of Python."""
+
 _HEAD_START = 0.25
 """Seconds that an address is given before the next one of the same host is tried beside it (RFC 8305)."""
 _ENCRYPTED = 256 << 10
@@ -137,7 +140,7 @@ class Encrypted(Connection):
                     break
                 self._feed()
                 continue
-            except ssl.SSLEOFError:
+            except ENDED:
                 part = b""
             self._ended = not part
             size += len(part)

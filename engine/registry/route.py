@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from engine.errors import RegistryError
 from engine.registry import failures, http1
-from engine.registry.connection import Connection, Encrypted, connect
+from engine.registry.connection import ENDED, Connection, Encrypted, connect
 from engine.registry.exchange import Request
 from engine.registry.rules import origin, proxy_for
 from engine.registry.tls import Contexts
@@ -68,7 +68,7 @@ async def dial(route: Route, request: Request, contexts: Contexts, seconds: floa
         raise failures.too_slow(request) from error
     except socket.gaierror as error:
         raise failures.no_name(request, error, via) from error
-    except ssl.SSLEOFError as error:
+    except ENDED as error:
         raise failures.hung_up(request, error) from error
     except ssl.SSLError as error:
         raise failures.bad_tls(request, error) from error
