@@ -36,7 +36,7 @@ def no_tls(request: Request, reason: str) -> RegistryError:
 
 def hung_up(request: Request, error: ssl.SSLError) -> TransientError:
     """The connection was ended before it was encrypted: by what does not speak TLS, or by one that has too much to do."""
-    said = no_tls(request, error.reason or "it was closed")
+    said = no_tls(request, error.reason or "unexpected EOF while reading")
     return TransientError(said.message, hint=said.hint, reached=False)
 
 
