@@ -56,9 +56,9 @@ _Queue = SimpleQueue[_Chunk | None]
 class BlobSink:
     """Takes a layer's tar in chunks, digests it, compresses it and writes the blob, all at once.
 
-    Every chunk but the last has to be `chunk_size` bytes. About ten megabytes of them are in memory, however fast they are given. A
-    context manager: leaving it ends its threads; what an aborted sink has written is the caller's to remove. `grown` is told, by a
-    thread, how many bytes of the blob have been written.
+    Every chunk but the last has to be `chunk_size` bytes. About ten megabytes of them are in memory, twenty of zstd's, however fast
+    they are given. A context manager: leaving it ends its threads; what an aborted sink has written is the caller's to remove.
+    `grown` is told, by a thread, how many bytes of the blob have been written.
     """
 
     def __init__(self, path: str, kind: str, level: int | None = None, *, threads: int | None = None,
