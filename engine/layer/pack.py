@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -23,6 +23,9 @@ from engine.layer.hashing import content_hash
 from engine.layer.index import CONSULTED, MOST_CONSULTED, Index, IndexStore, collector_paused
 from engine.layer.sink import BlobSink
 from engine.layer.tarcodec import END, header_encoder, padding
+
+if TYPE_CHECKING:
+    from engine.layer.directory import PackedDirectory, PackedFile
 
 _FILE = columns.NUMBERS["file"]
 _SECOND = 1_000_000_000
@@ -95,12 +98,13 @@ def pack(changes: Iterable[Change], *arguments: Any, **options: Any) -> Packed:
 
 def pack_changes(changes: Changes, blob_path: str, compression: str = "gzip", level: int | None = None, index_dir: str = "",
                  clamp_mtime: int | None = None, hash_files: bool = False, signals: str = "", *,
-                 threads: int | None = None) -> Packed:  # fmt: skip
+                 threads: int | None = None, directory: PackedDirectory | None = None) -> Packed:  # fmt: skip
     """Packs changes, in their order, into a layer's blob at `blob_path`. Equal changes give equal bytes. A job for a worker.
 
     Times are cut to whole seconds, as BuildKit's layers have them, and with `clamp_mtime` (nanoseconds) none is later than that.
     With `hash_files` the entries get digests. `compression` and `level` are as for `open_compressor`. With `index_dir` the index is
-    put into the `IndexStore` there, and not returned. `signals` is a fifo that is told when the blob has grown.
+    put into the `IndexStore` there, and not returned. `signals` is a fifo that is told when the blob has grown. The layer is
+    unpacked into `directory` on the way.
 
     Raises `ContextError` for a file that is gone, is not as long as its entry says, is not in the state it should be in or, with
     `hash_files`, has not the digest its entry has; `StorageError` when the blob cannot be written. What was written then is the
@@ -113,7 +117,7 @@ def pack_changes(changes: Changes, blob_path: str, compression: str = "gzip", le
         mtimes = entries.numbers.mtime
         for at, mtime in enumerate(mtimes):
             mtimes[at] = (mtime if clamp_mtime is None or mtime <= clamp_mtime else clamp_mtime) // _SECOND * _SECOND
-        tar = _Tar(sink, hash_files=hash_files)
+        tar = _Tar(sink, hash_files=hash_files, directory=directory)
         tar.take(entries, changes)
         written = sink.finish()
     if hash_files:
@@ -128,10 +132,10 @@ def pack_changes(changes: Changes, blob_path: str, compression: str = "gzip", le
 class _Tar:
     """Puts headers and contents into the sink's buffers, one after the other."""
 
-    def __init__(self, sink: BlobSink, *, hash_files: bool) -> None:
+    def __init__(self, sink: BlobSink, *, hash_files: bool, directory: PackedDirectory | None) -> None:
         self.files: dict[bytes, bytes] = {}
         self.digests = bytearray()
-        self._sink, self._new = sink, content_hash() if hash_files else None
+        self._sink, self._new, self._directory = sink, content_hash() if hash_files else None, directory
         self._room = sink.chunk_size
         self._size = 0
         self._begin()
@@ -139,6 +143,7 @@ class _Tar:
     def take(self, entries: Columns, changes: Changes) -> None:
         """Writes all changes and the end of the tar."""
         header, put, hashes, none = header_encoder(), self._put, self._new is not None, bytes(32)
+        directory = self._directory
         count = len(entries)
         offsets: Iterable[int] = memoryview(changes.offsets).cast("q") if changes.offsets else repeat(0, count)
         states: Iterable[tuple[int, int]] | Iterable[None] = repeat(None, count)
@@ -149,8 +154,9 @@ class _Tar:
         for entry, source, offset, state in zip(entries.entries(), places, offsets, states, strict=False):
             put(header(entry))
             digest = none
+            copy = directory.put(entry) if directory is not None else None
             if entry[1] == "file":
-                digest = self._file(entry, source, offset, state)
+                digest = self._file(entry, source, offset, state, copy)
                 put(padding(entry[5]))
             if hashes:
                 self.digests += digest
@@ -158,15 +164,17 @@ class _Tar:
         if self._size:
             self._sink.write(memoryview(self._buffer)[: self._size])
 
-    def _file(self, entry: Entry, source: bytes, offset: int, state: tuple[int, int] | None) -> bytes:
+    def _file(self, entry: Entry, source: bytes, offset: int, state: tuple[int, int] | None, copy: PackedFile | None) -> bytes:
         """A file's content; gives its digest if that is wanted."""
         digest = self._new() if self._new is not None else None
         kept: list[bytes] | None = [] if entry[0] in CONSULTED and entry[5] <= MOST_CONSULTED else None
         if entry[5]:
             try:
-                self._read(entry, source, offset, state, digest.update if digest else None, kept)
+                self._read(entry, source, offset, state, digest.update if digest else None, kept, copy)
             except OSError as error:
                 raise ContextError(f"cannot read {show(entry.path)}: {error.strerror}") from error
+        if copy is not None:
+            copy.seal()
         if kept is not None:
             self.files[entry.path] = b"".join(kept)
         if digest is None:
@@ -176,7 +184,7 @@ class _Tar:
         return digest.digest()
 
     def _read(self, entry: Entry, source: bytes, offset: int, state: tuple[int, int] | None, update: Any,
-              kept: list[bytes] | None) -> None:
+              kept: list[bytes] | None, copy: PackedFile | None) -> None:
         """Reads a file into the buffers. More is asked for than there should be, unless it is a part of a file."""
         if not source:
             raise ContextError(f"{show(entry.path)}: there is no file to pack")
@@ -193,6 +201,8 @@ class _Tar:
                     update(piece)
                 if kept is not None:
                     kept.append(bytes(piece))
+                if copy is not None:
+                    copy.write(piece)
                 left -= count
                 at += count
                 self._advance(count)

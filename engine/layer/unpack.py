@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from engine.isolate.base import IdMap
 from engine.layer.arriving import Arriving
-from engine.layer.contents import Contents
+from engine.layer.directory import LayerDirectory
 from engine.layer.disk import Disk, Style, failed
 from engine.layer.entries import Entry
 from engine.layer.index import collector_paused
@@ -41,40 +41,25 @@ def unpack(blob_path: str, directory: str, *, style: Style = "overlay-trusted", 
         return unpacked(stream, tar, layer.contents, layer.look, expected)
 
 
-class _Layer:
-    """A layer on its way into a directory where nothing is but what it has put there."""
+class _Layer(LayerDirectory):
+    """A layer on its way into its directory."""
 
     def __init__(self, disk: Disk, stream: TarStream, look: Look) -> None:
-        self.disk, self.stream, self.look = disk, stream, look
-        self.contents = Contents(self._implicit)
+        super().__init__(disk)
+        self.stream, self.look = stream, look
         self.path = b""
 
     def take(self, member: Member) -> None:
         """The next member."""
-        contents, disk = self.contents, self.disk
-        entry = contents.entry(member)
+        entry = self.contents.entry(member)
         if entry is None:
             return
-        self.path = path = entry.path
-        kind = entry.kind
-        if kind == "file":
+        self.path = entry.path
+        if entry.kind == "file":
             entry = self._file(entry, member)
-        elif kind == "dir":
-            disk.directory(entry)
-            if ("whiteout", path) in contents.removals:
-                disk.opaque(path)
-        elif kind == "symlink":
-            disk.symlink(entry)
-        elif kind == "hardlink":
-            if entry.link in contents.entries:
-                disk.hardlink(entry)
-        elif kind == "whiteout":
-            self._whiteout(path)
-        elif kind == "opaque":
-            disk.opaque(path)
         else:
-            disk.node(entry)
-        contents.add(entry)
+            self.put(entry)
+        self.contents.add(entry)
 
     def _file(self, entry: Entry, member: Member) -> Entry:
         stream, disk = self.stream, self.disk
@@ -95,22 +80,6 @@ class _Layer:
         finally:
             os.close(file)
         return entry
-
-    def _whiteout(self, path: bytes) -> None:
-        """Of a directory of the same layer it hides what lower layers have in it; any other entry hides the lower one anyway."""
-        contents = self.contents
-        if path in contents.dirs:
-            self.disk.opaque(path)
-        elif path not in contents.entries and ("whiteout", path) not in contents.removals:
-            self.disk.whiteout(path)
-
-    def _implicit(self, path: bytes) -> None:
-        try:
-            self.disk.implicit(path)
-        except FileExistsError:  # there is a whiteout; as a directory, it hides what is below
-            self.disk.remove(path)
-            self.disk.implicit(path)
-            self.disk.opaque(path)
 
 
 def _write(file: int, pieces: Iterable[memoryview]) -> None:

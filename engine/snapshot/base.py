@@ -14,7 +14,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from engine.isolate.base import Root
+from engine.isolate.base import IdMap, Root
+from engine.layer.apply import Style
 from engine.layer.arriving import Arriving
 from engine.layer.base import Chain, FileTree, Layer
 from engine.layer.pack import Changes
@@ -29,6 +30,16 @@ class Active(Struct, frozen=True):
     chain: Chain
 
 
+class Landing(Struct, frozen=True):
+    """Where a layer's directory is made, by a worker: in a scratch directory, to be published in a layer store; and how owners and
+    whiteouts are on disk."""
+
+    store: str
+    scratch: str
+    style: Style
+    ids: IdMap
+
+
 class Snapshotter(Protocol):
     """Root filesystem states by overlayfs, or by plain directories and walks."""
 
@@ -39,6 +50,10 @@ class Snapshotter(Protocol):
     async def unpack(self, layer: Layer, arriving: Arriving | None = None) -> None:
         """Unpacks one layer's blob into the layer store (and stores its index), unless it is there; verifies its diff id. The blob
         may be on its way to the content store still, `arriving`."""
+
+    async def landing(self) -> Landing | None:
+        """Where one layer can be unpacked while it is packed (`jobs.pack_layer`), so that `prepare` need not do it; None if that
+        would be of no use."""
 
     async def prepare(self, chain: Chain, tree: FileTree) -> Active:
         """A root with the chain's files. `tree` is the merged view of the chain."""

@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -16,22 +17,23 @@ from engine.image.digest import Digest
 from engine.isolate.base import IdMap
 from engine.isolate.copies import copy_metadata, remove_tree
 from engine.isolate.stage import recover
-from engine.layer.apply import Style, apply_changes, scan, unpack
+from engine.layer.apply import apply_changes, scan, unpack
 from engine.layer.arriving import Arriving
+from engine.layer.directory import PackedDirectory
+from engine.layer.disk import Disk
 from engine.layer.entries import Change, Entry
 from engine.layer.index import IndexStore
+from engine.layer.pack import Changes, Packed, pack_changes
+from engine.snapshot.base import Landing
 
 
 class UnpackTask(Struct, frozen=True):
-    """A layer to unpack into a layer store, by way of a scratch directory that is removed. `index_dir` is an `IndexStore`'s."""
+    """A layer to unpack. `index_dir` is an `IndexStore`'s."""
 
     blob: str
     diff_id: Digest
     index_dir: str
-    store: str
-    scratch: str
-    style: Style
-    ids: IdMap
+    landing: Landing
     arriving: Arriving | None = None
 
 
@@ -44,28 +46,50 @@ class Needs(Struct, frozen=True):
 
 def unpack_layer(task: UnpackTask) -> None:
     """Unpacks a layer and stores its index, unless another process has just done so."""
-    name = task.diff_id.hex
-    final, lock_path = f"{task.store}/diff/{name}", f"{task.store}/locks/{name}"
+    landing, name = task.landing, task.diff_id.hex
+    lock_path = f"{landing.store}/locks/{name}"
     lock = os.open(lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.path.isdir(final):
+        if os.path.isdir(f"{landing.store}/diff/{name}"):
             if not IndexStore(Path(task.index_dir)).path(task.diff_id).exists():
                 scan(task.blob, str(task.diff_id), task.index_dir)
             return
-        os.chmod(task.scratch, 0o755)
-        done = unpack(task.blob, task.scratch, style=task.style, owners=task.ids.kind != "none", ids=task.ids,
+        os.chmod(landing.scratch, 0o755)
+        done = unpack(task.blob, landing.scratch, style=landing.style, owners=landing.ids.kind != "none", ids=landing.ids,
                       diff_id=str(task.diff_id), index_dir=task.index_dir, arriving=task.arriving)
-        if done.implicit or done.foreign_links:
-            with open(f"{task.scratch}.needs", "wb") as file:
-                pickle.dump(Needs(done.implicit, done.foreign_links), file)
-            os.rename(f"{task.scratch}.needs", f"{task.store}/needs/{name}")
-        publish(task.scratch, final)
+        _publish_layer(landing, name, Needs(done.implicit, done.foreign_links))
     finally:
         with suppress(OSError):
             os.unlink(lock_path)
         os.close(lock)
-        remove_tree(task.scratch)
+        remove_tree(landing.scratch)
+
+
+def pack_layer(landing: Landing, changes: Changes, *arguments: Any) -> Packed:
+    """As `pack_changes`; the layer is unpacked, too."""
+    try:
+        with storing(Path(landing.scratch)):
+            os.chmod(landing.scratch, 0o755)
+            disk = Disk(landing.scratch, style=landing.style, owners=landing.ids.kind != "none", ids=landing.ids)
+        with disk, PackedDirectory(disk) as directory:
+            packed = pack_changes(changes, *arguments, directory=directory)
+            directory.finish()
+        contents = directory.contents
+        with storing(Path(landing.store)):
+            _publish_layer(landing, packed.diff_id, Needs(tuple(contents.implicit), contents.foreign()))
+        return packed
+    finally:
+        remove_tree(landing.scratch)
+
+
+def _publish_layer(landing: Landing, name: str, needs: Needs) -> None:
+    """Gives a layer's finished directory its name, after what is to be known of it is written down."""
+    if needs.implicit or needs.links:
+        with open(f"{landing.scratch}.needs", "wb") as file:
+            pickle.dump(needs, file)
+        os.rename(f"{landing.scratch}.needs", f"{landing.store}/needs/{name}")
+    publish(landing.scratch, f"{landing.store}/diff/{name}")
 
 
 def read_needs(path: Path) -> Needs:

@@ -35,6 +35,7 @@ from engine.layer.index import Index, IndexStore
 from engine.layer.resolve import resolve
 from engine.layer.tree import Tree
 from engine.snapshot import jobs
+from engine.snapshot.base import Landing
 from engine.snapshot.jobs import remove_root as remove_tree
 from engine.workers.base import Workers
 
@@ -88,9 +89,13 @@ class LayerDirs:
                 blob = self._content.path(layer.blob.digest) if arriving else blob_path(self._content, layer)
                 await self._workers.call(jobs.unpack_layer, jobs.UnpackTask(
                     blob=str(blob), arriving=arriving, diff_id=layer.diff_id, index_dir=str(self._indexes.directory),
-                    store=str(self._place.directory), scratch=str(self._place.scratch.directory("unpack-")),
-                    style=self._place.style, ids=self._place.ids))
+                    landing=self.landing()))
         self._turns.pop(name, None)
+
+    def landing(self) -> Landing:
+        """Where the directory of one layer can be made."""
+        place = self._place
+        return Landing(str(place.directory), str(place.scratch.directory("unpack-")), place.style, place.ids)
 
     def note(self, chain: Chain) -> None:
         """Writes down which layer the directories of a chain belong to; to be called before they are made. Raises

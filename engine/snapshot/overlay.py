@@ -19,7 +19,7 @@ from engine.layer.index import IndexStore
 from engine.layer.pack import Changes
 from engine.layer.tree import Tree
 from engine.snapshot import jobs
-from engine.snapshot.base import Active
+from engine.snapshot.base import Active, Landing
 from engine.snapshot.compare import all_new, changes, suspects
 from engine.snapshot.layers import LayerDirs, Place, chain_name
 from engine.snapshot.upper import found_in, read_upper, same_as_below
@@ -48,6 +48,10 @@ class OverlaySnapshotter:
     async def unpack(self, layer: Layer, arriving: Arriving | None = None) -> None:
         """See `Snapshotter`."""
         await (await self._opened())[0].ensure(layer, arriving)
+
+    async def landing(self) -> Landing | None:
+        """See `Snapshotter`."""
+        return (await self._opened())[0].landing()
 
     async def prepare(self, chain: Chain, tree: FileTree) -> Active:
         """See `Snapshotter`."""

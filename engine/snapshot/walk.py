@@ -24,7 +24,7 @@ from engine.layer.index import IndexStore
 from engine.layer.pack import Changes
 from engine.layer.tree import Tree
 from engine.snapshot import jobs, state
-from engine.snapshot.base import Active
+from engine.snapshot.base import Active, Landing
 from engine.snapshot.compare import Found, all_new, changes, suspects
 from engine.snapshot.layers import LayerDirs, Place, blob_path, chain_name, chain_names
 from engine.workers.base import Workers
@@ -60,6 +60,10 @@ class WalkSnapshotter:
         if not self._indexes.path(layer.diff_id).exists():
             blob = self._content.path(layer.blob.digest) if arriving else blob_path(self._content, layer)
             await self._workers.call(scan, str(blob), str(layer.diff_id), str(self._indexes.directory), arriving)
+
+    async def landing(self) -> Landing | None:
+        """See `Snapshotter`. A layer has no directory of its own."""
+        return None
 
     async def prepare(self, chain: Chain, tree: FileTree) -> Active:
         """See `Snapshotter`."""

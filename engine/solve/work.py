@@ -172,7 +172,8 @@ class PlanWork:
             copied: Unread | None = None
             with self._inputs.expected(op) as first:
                 if free and first:
-                    copied = await copy_unread(self._job, step, op, states, self._inputs, self._depart(step))
+                    copied = await copy_unread(self._job, step, op, states, self._inputs, self._depart(step),
+                                               run_on=self._runs_on(step))
             if copied is None:
                 if not first:
                     await self._inputs.made(op)
@@ -209,10 +210,20 @@ class PlanWork:
     def _depart(self, step: Step) -> Depart | None:
         return self._sender.depart if step.id in self._final else None
 
+    def _runs_on(self, step: Step) -> bool:
+        """Whether a command will most likely be run on what the step makes: what follows a step that was not found seldom is."""
+        above = {step.id}
+        for each in self._plan.steps:
+            if each.parent in above:
+                if isinstance(each.op, RunOp):
+                    return True
+                above.add(each.id)
+        return False
+
     async def _make(self, step: Step, states: Mapping[str, State], key: Key) -> Record:
         await key.prepare()
         await anyio.to_thread.run_sync(lambda: key.ingredients)  # while a step runs, what they are made of need not be there
-        layer = await run_step(self._job, step, states, self._inputs, self._depart(step))
+        layer = await run_step(self._job, step, states, self._inputs, self._depart(step), run_on=self._runs_on(step))
         created = self._job.mechanisms.clock()
         await self._publish(step, layer, created, key, await self._keys.definition(step.id))
         return Record(key.digest, layer, created, step.text)
@@ -259,8 +270,10 @@ class PlanWork:
             self._job.report.explained(self._id(step), self._prefix + step.name, str(key.digest), reasons=why)
 
 
-async def run_step(job: Job, step: Step, states: Mapping[str, State], inputs: Inputs, depart: Depart | None = None) -> Layer:
-    """The layer that a step makes; raises what the step raises. Nothing is looked up or recorded. `depart` as for `make_layer`."""
+async def run_step(job: Job, step: Step, states: Mapping[str, State], inputs: Inputs, depart: Depart | None = None, *,
+                   run_on: bool = False) -> Layer:  # fmt: skip
+    """The layer that a step makes; raises what the step raises. Nothing is looked up or recorded. `depart` and `run_on` as for
+    `make_layer`."""
     op = step.op  # what makes layers is imported here: a build in which nothing has changed makes none
     if isinstance(op, RunOp):
         from engine.solve.steps.run import run
@@ -269,7 +282,7 @@ async def run_step(job: Job, step: Step, states: Mapping[str, State], inputs: In
     if isinstance(op, CopyOp):
         from engine.solve.steps.copy import copy
 
-        return await copy(job, step, op, states, inputs, depart)
+        return await copy(job, step, op, states, inputs, depart, run_on=run_on)
     from engine.solve.steps.workdir import workdir
 
     return await workdir(job, step, op, states)

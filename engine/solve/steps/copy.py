@@ -28,9 +28,10 @@ from engine.solve.steps.rows import Locate, Rows
 
 
 async def copy(job: Job, step: Step, op: CopyOp, states: Mapping[str, State], inputs: Inputs,
-               depart: Depart | None = None) -> Layer:  # fmt: skip
-    """The layer that the instruction makes on its parent; raises `CopyError` when it cannot."""
-    return await Copying(job, step, op, states, inputs).run(depart)
+               depart: Depart | None = None, *, run_on: bool = False) -> Layer:  # fmt: skip
+    """The layer that the instruction makes on its parent; raises `CopyError` when it cannot. `depart` and `run_on` as for
+    `make_layer`."""
+    return await Copying(job, step, op, states, inputs).run(depart, run_on=run_on)
 
 
 class Planned(NamedTuple):
@@ -49,9 +50,9 @@ class Copying:
         self._parent = states[step.parent]
         self._made_mtime = job.made_mtime
 
-    async def run(self, depart: Depart | None) -> Layer:
+    async def run(self, depart: Depart | None, *, run_on: bool) -> Layer:
         rows = await self.rows(await self.plan(await self.below()))
-        layer, _ = await make_layer(self._job, rows.take(), own_files=self._op.source.state is None, depart=depart)
+        layer, _ = await make_layer(self._job, rows.take(), own_files=self._op.source.state is None, run_on=run_on, depart=depart)
         return layer
 
     async def below(self) -> Tree | EmptyTree:

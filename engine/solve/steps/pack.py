@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from functools import partial
 
 import anyio.to_thread
 
@@ -13,7 +14,7 @@ from engine.image.digest import Digest
 from engine.layer.base import Layer
 from engine.layer.pack import Changes, Packed, pack_changes
 from engine.solve.departure import Departure
-from engine.solve.mechanisms import Job
+from engine.solve.mechanisms import Job, Mechanisms
 
 SMALL, FEW = 1 << 20, 200
 """Bytes and files. Less than this, readable by everybody's own user, is packed in a thread: a worker process would take longer to
@@ -27,11 +28,11 @@ Depart = Callable[[Departure], None]
 """Told of a layer's blob that is about to be written."""
 
 
-async def make_layer(job: Job, changes: Changes, *, own_files: bool, hash_files: bool = False,
+async def make_layer(job: Job, changes: Changes, *, own_files: bool, hash_files: bool = False, run_on: bool = False,
                      depart: Depart | None = None) -> tuple[Layer, bytes]:  # fmt: skip
     """Packs changes; with `hash_files` also gives digests of them (`Packed.digests`). `own_files`: the engine's own user may read
     the sources (they lie in a context, not in a root). `depart` is called if the layer is to be sent, and large enough for that to
-    be begun while it is packed.
+    be begun while it is packed. With `run_on` a command is going to be run on the layer: it is unpacked on the way.
 
     Raises `ContextError` when a source changes meanwhile, `StorageError` when there is no space.
     """
@@ -47,7 +48,7 @@ async def make_layer(job: Job, changes: Changes, *, own_files: bool, hash_files:
         if not changes.count or (own_files and changes.count < FEW and changes.size < SMALL):
             packing = anyio.to_thread.run_sync(pack_changes, changes, *arguments, limiter=mechanisms.limiters.workers)
         else:
-            packing = mechanisms.workers.call(pack_changes, changes, *arguments)
+            packing = (await _packer(mechanisms, run_on=run_on))(changes, *arguments)
         del changes  # they can be large, and who packs them has them now
         packed = await packing
         blob = Descriptor(layer_type(job.compression), Digest("sha256", packed.digest), packed.size)
@@ -55,3 +56,14 @@ async def make_layer(job: Job, changes: Changes, *, own_files: bool, hash_files:
         if departure:
             departure.made(blob, mechanisms.content.path(blob.digest))
     return Layer(Digest("sha256", packed.diff_id), blob), packed.digests
+
+
+async def _packer(mechanisms: Mechanisms, *, run_on: bool) -> Callable[..., Awaitable[Packed]]:
+    """Packs in a worker, and unpacks on the way if a command can be run on the layer here."""
+    if run_on and (await mechanisms.workers.environment()).isolation is not None:
+        landing = await (await mechanisms.snapshots()).landing()
+        if landing:
+            from engine.snapshot.jobs import pack_layer
+
+            return partial(mechanisms.workers.call, pack_layer, landing)
+    return partial(mechanisms.workers.call, pack_changes)

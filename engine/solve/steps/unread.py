@@ -44,13 +44,16 @@ class _Made(Struct, frozen=True):
     digests: bytes
 
 
+_Pack = Callable[[Rows], Awaitable[_Made]]
+
+
 async def copy_unread(job: Job, step: Step, op: CopyOp, states: Mapping[str, State], inputs: Inputs,
-                      depart: Depart | None = None) -> Unread | None:  # fmt: skip
+                      depart: Depart | None = None, *, run_on: bool = False) -> Unread | None:  # fmt: skip
     """As `copy`, of files of a context of which not one has been read. The context learns their digests from the packing. None, and
     nothing done, if they are few, or not on disk.
 
-    Where the base image is not known yet, packing begins beside the look through it if the destination is one that most images do
-    not have; if this one turns out to have it, what was begun is given up.
+    `depart` and `run_on` as for `make_layer`. Where the base image is not known yet, packing begins beside the look through it if
+    the destination is one that most images do not have; if this one turns out to have it, what was begun is given up.
     """
     copying = Copying(job, step, op, states, inputs)
     _, context = await inputs.source_tree(op.source, states)
@@ -58,18 +61,19 @@ async def copy_unread(job: Job, step: Step, op: CopyOp, states: Mapping[str, Sta
         return None
     began = time.time_ns()
     mechanisms = job.mechanisms
+    pack = partial(_packed, job, depart, run_on)
     guess: Rows | None = None
     if _is_new(op) and mechanisms.limiters.workers.total_tokens > 1 and not mechanisms.trees.knows(states[step.parent].chain):
         guess = await copying.rows(await copying.plan(EmptyTree()))
         if guess.size < MANY:
             return None
     if guess is not None:
-        made = await inputs.foreseeing(op, partial(_guessed, job, copying, guess, depart))
+        made = await inputs.foreseeing(op, partial(_guessed, copying, guess, pack))
     else:
         rows = await copying.rows(await copying.plan(await inputs.foreseeing(op, copying.below)))
         if rows.size < MANY:
             return None
-        made = await _packed(job, rows, depart)
+        made = await pack(rows)
     files, subtrees = made.rows.digests(made.digests)
     context.learn(files, subtrees)
     return Unread(made.layer, lambda: context.keep(files, [subtree for subtree, _ in subtrees], began))
@@ -82,25 +86,25 @@ def _is_new(op: CopyOp) -> bool:
     return named and path.partition(b"/")[0] not in IN_EVERY_IMAGE
 
 
-async def _packed(job: Job, rows: Rows, depart: Depart | None) -> _Made:
-    layer, digests = await make_layer(job, rows.take(), own_files=True, hash_files=True, depart=depart)
+async def _packed(job: Job, depart: Depart | None, run_on: bool, rows: Rows) -> _Made:
+    layer, digests = await make_layer(job, rows.take(), own_files=True, hash_files=True, run_on=run_on, depart=depart)
     return _Made(rows, layer, digests)
 
 
-async def _guessed(job: Job, copying: Copying, guess: Rows, depart: Depart | None) -> _Made:
+async def _guessed(copying: Copying, guess: Rows, pack: _Pack) -> _Made:
     """What a copy makes: packed while it is found out whether it is what was guessed, and packed again if not."""
     made: list[_Made] = []
     failures: list[Exception] = []
     planned: Planned | None = None
 
-    async def pack() -> None:
+    async def try_to_pack() -> None:
         try:
-            made.append(await _packed(job, guess, depart))
+            made.append(await pack(guess))
         except Exception as error:
             failures.append(error)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(pack)
+        tasks.start_soon(try_to_pack)
         try:
             planned = await copying.plan(await copying.below())
         except Exception as error:
@@ -108,7 +112,7 @@ async def _guessed(job: Job, copying: Copying, guess: Rows, depart: Depart | Non
         if planned is None or not planned.copies.is_like(guess.copies):
             tasks.cancel_scope.cancel()
     if planned is not None and not planned.copies.is_like(guess.copies):
-        return await _packed(job, await copying.rows(planned), depart)
+        return await pack(await copying.rows(planned))
     if failures:
         raise failures[0]
     return made[0]
