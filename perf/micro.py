@@ -25,7 +25,7 @@ from perf.results import machine
 
 if TYPE_CHECKING:
     from engine.context.directory import DirectoryTree
-    from engine.layer.pack import Changes
+    from engine.layer.changes import Changes
     from engine.solve.copying.copies import Copies
 
 RUNS = 3

@@ -99,6 +99,12 @@ class Contents:
         self._links: dict[bytes, list[bytes]] = {}
         self._work = 0
 
+    def is_new_file(self, path: bytes) -> bool:
+        """Whether a file of this name means just that, and nothing else is there."""
+        head, _, tail = path.rpartition(b"/")
+        return (head in self.dirs and tail not in _NO_NAMES and not tail.startswith(WHITEOUT) and path not in self.entries
+                and path not in self.dirs)  # fmt: skip
+
     def entry(self, member: Member) -> Entry | None:
         """The entry a member stands for, which `add` takes; None for one that means nothing. Raises `ContentError`."""
         name = member.name

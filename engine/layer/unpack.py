@@ -1,4 +1,5 @@
-"""One layer into a directory of its own, which then is a lower directory of an overlay (or, without whiteouts, a plain tree)."""
+"""One layer, from its blob or from the changes that it is of, into a directory of its own, which then is a lower directory of an
+overlay (or, without whiteouts, a plain tree)."""
 
 from __future__ import annotations
 
@@ -7,13 +8,18 @@ from collections.abc import Iterable
 
 from engine.isolate.base import IdMap
 from engine.layer.arriving import Arriving
+from engine.layer.changes import Changes, State, changed, open_source, require_state, unreadable
+from engine.layer.contents import Contents
 from engine.layer.directory import LayerDirectory
 from engine.layer.disk import Disk, Style, failed
 from engine.layer.entries import Entry
 from engine.layer.index import collector_paused
 from engine.layer.inflate import Inflated
 from engine.layer.scan import Expected, Look, Unpacked, unpacked
+from engine.layer.tarcodec import TYPES, layer_name
 from engine.layer.tarstream import Member, TarStream
+
+_PIECE = 1 << 20
 
 
 def unpack(blob_path: str, directory: str, *, style: Style = "overlay-trusted", owners: bool = True, ids: IdMap | None = None,
@@ -39,6 +45,27 @@ def unpack(blob_path: str, directory: str, *, style: Style = "overlay-trusted", 
         except OSError as error:
             raise failed(layer.path, error) from error
         return unpacked(stream, tar, layer.contents, layer.look, expected)
+
+
+def unpack_changes(changes: Changes, directory: str, *, style: Style = "overlay-trusted", owners: bool = True,
+                   ids: IdMap | None = None, latest_mtime: int | None = None) -> Contents:  # fmt: skip
+    """Makes of changes, in an empty directory, what `unpack` would make of their layer, which nobody has to read for it.
+    `latest_mtime` is as in `Changes.take`. Returns the model of what is in the directory.
+
+    Raises `ContextError` for a file that is gone, is not as long as its entry says or is not in the state it should be in, and
+    `StorageError` for what cannot be written.
+    """
+    with collector_paused(), Disk(directory, style=style, owners=owners, ids=ids) as disk:
+        layer = _Changed(disk)
+        path = b""
+        try:
+            for entry, source, offset, state in changes.rows(changes.take(latest_mtime)):
+                path = entry.path
+                layer.take(entry, source, offset, state)
+            disk.finish()
+        except OSError as error:
+            raise failed(path, error) from error
+        return layer.contents
 
 
 class _Layer(LayerDirectory):
@@ -86,3 +113,62 @@ def _write(file: int, pieces: Iterable[memoryview]) -> None:
     for piece in pieces:
         while piece:
             piece = piece[os.write(file, piece) :]
+
+
+class _Changed(LayerDirectory):
+    """A layer of changes on its way into its directory."""
+
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(disk)
+        self._view = memoryview(bytearray(_PIECE + 1))
+
+    def take(self, entry: Entry, source: bytes, offset: int, state: State) -> None:
+        """The next change. It means what it does to who reads it in the layer's tar."""
+        found: Entry | None = entry
+        if entry.kind != "file" or not self.contents.is_new_file(entry.path):
+            found = self.contents.entry(_member(entry))
+        if found is None:
+            return
+        if found.kind == "file":
+            self._file(found, source, offset, state)
+        else:
+            self.put(found)
+        self.contents.add(found)
+
+    def _file(self, entry: Entry, source: bytes, offset: int, state: State) -> None:
+        file = self.disk.create(entry)
+        try:
+            if entry.size:
+                self._copy(file, entry, source, offset, state)
+            self.disk.seal(file, entry)
+        finally:
+            os.close(file)
+
+    def _copy(self, file: int, entry: Entry, source: bytes, offset: int, state: State) -> None:
+        """A file's bytes. More is asked for than there should be, unless it is a part of a file."""
+        try:
+            found = open_source(entry, source)
+        except OSError as error:
+            raise unreadable(entry, error) from error
+        try:
+            left, at, more = entry.size, offset, not offset
+            while left:
+                try:
+                    count = os.preadv(found, [self._view[: left + more]], at)
+                except OSError as error:
+                    raise unreadable(entry, error) from error
+                if not 0 < count <= left:
+                    raise changed(entry)
+                _write(file, (self._view[:count],))
+                left -= count
+                at += count
+            require_state(found, entry, state)
+        finally:
+            os.close(found)
+
+
+def _member(entry: Entry) -> Member:
+    """What one reads of an entry in the tar."""
+    _, kind, mode, uid, gid, size, mtime, link, _, major, minor, xattrs = entry
+    size = size if kind == "file" else 0
+    return Member(layer_name(entry), TYPES[kind][0], mode, uid, gid, size, mtime, link, major, minor, xattrs, 0, size)

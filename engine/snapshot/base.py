@@ -14,11 +14,13 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from engine.image.digest import Digest
 from engine.isolate.base import IdMap, Root
 from engine.layer.apply import Style
 from engine.layer.arriving import Arriving
 from engine.layer.base import Chain, FileTree, Layer
-from engine.layer.pack import Changes
+from engine.layer.changes import Changes
+from engine.layer.entries import Entry
 from engine.layer.tree import Tree
 
 
@@ -40,6 +42,20 @@ class Landing(Struct, frozen=True):
     ids: IdMap
 
 
+class Needs(Struct, frozen=True):
+    """How a layer leans on the layers below: directories it does not describe, and hard links to files that it does not have."""
+
+    implicit: tuple[bytes, ...]
+    links: tuple[Entry, ...]
+
+
+class Unnamed(Struct, frozen=True):
+    """A layer that is unpacked, and has no name yet."""
+
+    landing: Landing
+    needs: Needs
+
+
 class Snapshotter(Protocol):
     """Root filesystem states by overlayfs, or by plain directories and walks."""
 
@@ -51,9 +67,12 @@ class Snapshotter(Protocol):
         """Unpacks one layer's blob into the layer store (and stores its index), unless it is there; verifies its diff id. The blob
         may be on its way to the content store still, `arriving`."""
 
-    async def landing(self) -> Landing | None:
-        """Where one layer can be unpacked while it is packed (`jobs.pack_layer`), so that `prepare` need not do it; None if that
-        would be of no use."""
+    async def unpack_changes(self, changes: Changes, latest_mtime: int | None) -> Unnamed | None:
+        """Unpacks a layer that is being packed, of the changes that it is of: for `publish`, when its diff id is known. None if
+        that would be of no use. `latest_mtime` is as in `Changes.take`."""
+
+    async def publish(self, unnamed: Unnamed, diff_id: Digest) -> None:
+        """Makes what `unpack_changes` has made what `unpack` would have made of the layer's blob."""
 
     async def prepare(self, chain: Chain, tree: FileTree) -> Active:
         """A root with the chain's files. `tree` is the merged view of the chain."""

@@ -17,10 +17,10 @@ from msgspec import Struct
 from engine.isolate.base import IdMap
 from engine.layer import columns
 from engine.layer.base import FileTree
+from engine.layer.changes import Changes
 from engine.layer.columns import KINDS, NUMBERS, Columns
 from engine.layer.entries import Change, Entry, join, parent
 from engine.layer.index import Index
-from engine.layer.pack import Changes
 from engine.layer.tree import Tree
 
 _SECOND = 10**9

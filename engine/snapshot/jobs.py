@@ -8,7 +8,6 @@ import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct
 
@@ -19,12 +18,11 @@ from engine.isolate.copies import copy_metadata, remove_tree
 from engine.isolate.stage import recover
 from engine.layer.apply import apply_changes, scan, unpack
 from engine.layer.arriving import Arriving
-from engine.layer.directory import PackedDirectory
-from engine.layer.disk import Disk
+from engine.layer.changes import Changes
 from engine.layer.entries import Change, Entry
 from engine.layer.index import IndexStore
-from engine.layer.pack import Changes, Packed, pack_changes
-from engine.snapshot.base import Landing
+from engine.layer.unpack import unpack_changes
+from engine.snapshot.base import Landing, Needs, Unnamed
 
 
 class UnpackTask(Struct, frozen=True):
@@ -35,13 +33,6 @@ class UnpackTask(Struct, frozen=True):
     index_dir: str
     landing: Landing
     arriving: Arriving | None = None
-
-
-class Needs(Struct, frozen=True):
-    """How a layer leans on the layers below: directories it does not describe, and hard links to files that it does not have."""
-
-    implicit: tuple[bytes, ...]
-    links: tuple[Entry, ...]
 
 
 def unpack_layer(task: UnpackTask) -> None:
@@ -58,7 +49,7 @@ def unpack_layer(task: UnpackTask) -> None:
         os.chmod(landing.scratch, 0o755)
         done = unpack(task.blob, landing.scratch, style=landing.style, owners=landing.ids.kind != "none", ids=landing.ids,
                       diff_id=str(task.diff_id), index_dir=task.index_dir, arriving=task.arriving)
-        _publish_layer(landing, name, Needs(done.implicit, done.foreign_links))
+        _publish_layer(landing, task.diff_id, Needs(done.implicit, done.foreign_links))
     finally:
         with suppress(OSError):
             os.unlink(lock_path)
@@ -66,30 +57,33 @@ def unpack_layer(task: UnpackTask) -> None:
         remove_tree(landing.scratch)
 
 
-def pack_layer(landing: Landing, changes: Changes, *arguments: Any) -> Packed:
-    """As `pack_changes`; the layer is unpacked, too."""
+def unpack_changed(landing: Landing, changes: Changes, latest_mtime: int | None) -> Unnamed:
+    """Makes the directory of a layer of the changes that it is of."""
     try:
         with storing(Path(landing.scratch)):
             os.chmod(landing.scratch, 0o755)
-            disk = Disk(landing.scratch, style=landing.style, owners=landing.ids.kind != "none", ids=landing.ids)
-        with disk, PackedDirectory(disk) as directory:
-            packed = pack_changes(changes, *arguments, directory=directory)
-            directory.finish()
-        contents = directory.contents
-        with storing(Path(landing.store)):
-            _publish_layer(landing, packed.diff_id, Needs(tuple(contents.implicit), contents.foreign()))
-        return packed
-    finally:
+            contents = unpack_changes(changes, landing.scratch, style=landing.style, owners=landing.ids.kind != "none",
+                                      ids=landing.ids, latest_mtime=latest_mtime)  # fmt: skip
+    except BaseException:
         remove_tree(landing.scratch)
+        raise
+    return Unnamed(landing, Needs(tuple(contents.implicit), contents.foreign()))
 
 
-def _publish_layer(landing: Landing, name: str, needs: Needs) -> None:
+def publish_unnamed(unnamed: Unnamed, diff_id: Digest) -> None:
+    """Publishes what `unpack_changed` has made."""
+    with storing(Path(unnamed.landing.store)):
+        _publish_layer(unnamed.landing, diff_id, unnamed.needs)
+        remove_tree(unnamed.landing.scratch)
+
+
+def _publish_layer(landing: Landing, diff_id: Digest, needs: Needs) -> None:
     """Gives a layer's finished directory its name, after what is to be known of it is written down."""
     if needs.implicit or needs.links:
         with open(f"{landing.scratch}.needs", "wb") as file:
             pickle.dump(needs, file)
-        os.rename(f"{landing.scratch}.needs", f"{landing.store}/needs/{name}")
-    publish(landing.scratch, f"{landing.store}/diff/{name}")
+        os.rename(f"{landing.scratch}.needs", f"{landing.store}/needs/{diff_id.hex}")
+    publish(landing.scratch, f"{landing.store}/diff/{diff_id.hex}")
 
 
 def read_needs(path: Path) -> Needs:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -37,6 +38,7 @@ from engine.layer.tree import Tree
 from engine.snapshot import jobs
 from engine.snapshot.base import Landing
 from engine.snapshot.jobs import remove_root as remove_tree
+from engine.tasks import gather
 from engine.workers.base import Workers
 
 __all__ = ["LayerDirs", "Place", "blob_path", "chain_name", "remove_tree"]
@@ -143,22 +145,8 @@ class LayerDirs:
         return {path: (directories[number] + b"/" + at, 0) for path, (number, at) in located.items()}
 
     async def _ensure_all(self, layers: set[Layer]) -> None:
-        """Unpacks those of the layers that are not, side by side; raises what the first one that fails raises, as it is."""
-        failures: list[Exception] = []
-
-        async def ensure(layer: Layer) -> None:
-            try:
-                await self.ensure(layer)
-            except Exception as error:
-                failures.append(error)
-                tasks.cancel_scope.cancel()
-
-        async with anyio.create_task_group() as tasks:
-            for layer in layers:
-                if not self.path("diff", layer.diff_id.hex).is_dir():
-                    tasks.start_soon(ensure, layer)
-        if failures:
-            raise failures[0]
+        """Unpacks those of the layers that are not, side by side."""
+        await gather(*(partial(self.ensure, layer) for layer in layers if not self.path("diff", layer.diff_id.hex).is_dir()))
 
     async def _fitted(self, chain: Chain, name: str) -> list[str]:
         """The directories, lowest first, of a chain's last layer, which leans on the layers below."""

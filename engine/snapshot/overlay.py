@@ -10,16 +10,17 @@ import anyio
 
 from engine.content.base import ContentStore
 from engine.content.scratch import Scratch
+from engine.image.digest import Digest
 from engine.isolate.base import Environment, OverlayRoot, Root
 from engine.layer.apply import Style
 from engine.layer.arriving import Arriving
 from engine.layer.base import Chain, FileTree, Layer
+from engine.layer.changes import Changes
 from engine.layer.entries import Entry
 from engine.layer.index import IndexStore
-from engine.layer.pack import Changes
 from engine.layer.tree import Tree
 from engine.snapshot import jobs
-from engine.snapshot.base import Active, Landing
+from engine.snapshot.base import Active, Unnamed
 from engine.snapshot.compare import all_new, changes, suspects
 from engine.snapshot.layers import LayerDirs, Place, chain_name
 from engine.snapshot.upper import found_in, read_upper, same_as_below
@@ -49,9 +50,14 @@ class OverlaySnapshotter:
         """See `Snapshotter`."""
         await (await self._opened())[0].ensure(layer, arriving)
 
-    async def landing(self) -> Landing | None:
+    async def unpack_changes(self, changes: Changes, latest_mtime: int | None) -> Unnamed | None:
         """See `Snapshotter`."""
-        return (await self._opened())[0].landing()
+        layers, _ = await self._opened()
+        return await self._workers.call(jobs.unpack_changed, layers.landing(), changes, latest_mtime)
+
+    async def publish(self, unnamed: Unnamed, diff_id: Digest) -> None:
+        """See `Snapshotter`."""
+        await self._workers.call(jobs.publish_unnamed, unnamed, diff_id)
 
     async def prepare(self, chain: Chain, tree: FileTree) -> Active:
         """See `Snapshotter`."""

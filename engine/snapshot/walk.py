@@ -14,17 +14,18 @@ import anyio
 
 from engine.content.base import ContentStore
 from engine.content.scratch import Scratch
+from engine.image.digest import Digest
 from engine.isolate.base import DirectoryRoot, Environment, Root
 from engine.layer.apply import scan
 from engine.layer.arriving import Arriving
 from engine.layer.base import Chain, FileTree, Layer
+from engine.layer.changes import Changes
 from engine.layer.entries import Entry
 from engine.layer.hashing import hash_ranges
 from engine.layer.index import IndexStore
-from engine.layer.pack import Changes
 from engine.layer.tree import Tree
 from engine.snapshot import jobs, state
-from engine.snapshot.base import Active, Landing
+from engine.snapshot.base import Active, Unnamed
 from engine.snapshot.compare import Found, all_new, changes, suspects
 from engine.snapshot.layers import LayerDirs, Place, blob_path, chain_name, chain_names
 from engine.workers.base import Workers
@@ -61,9 +62,12 @@ class WalkSnapshotter:
             blob = self._content.path(layer.blob.digest) if arriving else blob_path(self._content, layer)
             await self._workers.call(scan, str(blob), str(layer.diff_id), str(self._indexes.directory), arriving)
 
-    async def landing(self) -> Landing | None:
+    async def unpack_changes(self, changes: Changes, latest_mtime: int | None) -> Unnamed | None:
         """See `Snapshotter`. A layer has no directory of its own."""
         return None
+
+    async def publish(self, unnamed: Unnamed, diff_id: Digest) -> None:
+        """See `Snapshotter`."""
 
     async def prepare(self, chain: Chain, tree: FileTree) -> Active:
         """See `Snapshotter`."""

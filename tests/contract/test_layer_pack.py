@@ -20,12 +20,13 @@ from engine.errors import ContextError, StorageError
 from engine.image.digest import Digest
 from engine.layer.apply import scan, unpack
 from engine.layer.base import file_state
+from engine.layer.changes import Changes
 from engine.layer.columns import Columns
 from engine.layer.decompress import open_decompressor
 from engine.layer.departing import WORTH
 from engine.layer.entries import Change, Entry
 from engine.layer.index import IndexStore
-from engine.layer.pack import Changes, Packed, pack, pack_changes
+from engine.layer.pack import Packed, pack, pack_changes
 from tests.contract.layer_files import SECOND, changes_of, every_kind, listing
 
 IS_ROOT = os.geteuid() == 0

@@ -13,12 +13,11 @@ import pytest
 from engine import BuildRequest, Engine, EngineError, Settings
 from engine.errors import StorageError
 from engine.image.reference import Reference
-from engine.layer.pack import pack_changes
 from engine.registry.server.faults import Fault
 from engine.registry.server.server import RegistryServer
 from engine.registry.server.uploads import Upload, Uploads
 from engine.request import CacheLocation, OutputRequest
-from engine.snapshot.jobs import pack_layer
+from engine.solve.steps import pack
 from engine.workers.pool import WorkerPool
 from tests.contract.registries import RunningRegistry, missing_tools, running_registry
 
@@ -49,7 +48,7 @@ async def hold(monkeypatch: pytest.MonkeyPatch) -> Hold:
 
     async def watched_call(self: WorkerPool, function: Any, *arguments: object) -> Any:
         result = await call(self, function, *arguments)
-        if function in (pack_changes, pack_layer) and arguments[-1]:
+        if function is pack.pack_changes and arguments[-1]:
             hold.packed += 1
             with anyio.fail_after(20):
                 await hold.arrived.wait()

@@ -10,7 +10,7 @@ import pytest
 ENGINE = Path(__file__).resolve().parents[2] / "engine"
 
 LEVELS = [
-    {"errors", "codec", "values"},
+    {"errors", "codec", "tasks", "values"},
     {"image", "settings"},
     {"dockerfile", "request"},
     {"isolate", "workers", "layer", "registry", "content", "plan", "progress"},

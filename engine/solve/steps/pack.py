@@ -12,9 +12,12 @@ import anyio.to_thread
 from engine.image.descriptor import Descriptor, layer_type
 from engine.image.digest import Digest
 from engine.layer.base import Layer
-from engine.layer.pack import Changes, Packed, pack_changes
+from engine.layer.changes import Changes
+from engine.layer.pack import Packed, pack_changes
+from engine.snapshot.base import Snapshotter, Unnamed
 from engine.solve.departure import Departure
 from engine.solve.mechanisms import Job, Mechanisms
+from engine.tasks import gather
 
 SMALL, FEW = 1 << 20, 200
 """Bytes and files. Less than this, readable by everybody's own user, is packed in a thread: a worker process would take longer to
@@ -32,7 +35,7 @@ async def make_layer(job: Job, changes: Changes, *, own_files: bool, hash_files:
                      depart: Depart | None = None) -> tuple[Layer, bytes]:  # fmt: skip
     """Packs changes; with `hash_files` also gives digests of them (`Packed.digests`). `own_files`: the engine's own user may read
     the sources (they lie in a context, not in a root). `depart` is called if the layer is to be sent, and large enough for that to
-    be begun while it is packed. With `run_on` a command is going to be run on the layer: it is unpacked on the way.
+    be begun while it is packed. With `run_on` a command is going to be run on the layer: it is unpacked meanwhile.
 
     Raises `ContextError` when a source changes meanwhile, `StorageError` when there is no space.
     """
@@ -44,26 +47,28 @@ async def make_layer(job: Job, changes: Changes, *, own_files: bool, hash_files:
             depart(departure)
         arguments = (str(writer.path), job.compression, job.compression_level, str(mechanisms.indexes.directory), job.latest_mtime,
                      hash_files, str(departure.signals) if departure else "")  # fmt: skip
-        packing: Awaitable[Packed]
-        if not changes.count or (own_files and changes.count < FEW and changes.size < SMALL):
-            packing = anyio.to_thread.run_sync(pack_changes, changes, *arguments, limiter=mechanisms.limiters.workers)
+        small = not changes.count or (own_files and changes.count < FEW and changes.size < SMALL)
+        snapshots = await _snapshots(mechanisms) if run_on and not small else None
+        unnamed: Unnamed | None = None
+        pack: Callable[[], Awaitable[Packed]] = partial(mechanisms.workers.call, pack_changes, changes, *arguments)
+        if small:
+            pack = partial(anyio.to_thread.run_sync, pack_changes, changes, *arguments, limiter=mechanisms.limiters.workers)
+        if snapshots:
+            packed, unnamed = await gather(pack, partial(snapshots.unpack_changes, changes, job.latest_mtime))
         else:
-            packing = (await _packer(mechanisms, run_on=run_on))(changes, *arguments)
-        del changes  # they can be large, and who packs them has them now
-        packed = await packing
+            packing = pack()
+            del changes, pack  # they can be large, and who packs them has them now
+            packed = await packing
         blob = Descriptor(layer_type(job.compression), Digest("sha256", packed.digest), packed.size)
         writer.commit(blob.digest, blob.size)
         if departure:
             departure.made(blob, mechanisms.content.path(blob.digest))
-    return Layer(Digest("sha256", packed.diff_id), blob), packed.digests
+    layer = Layer(Digest("sha256", packed.diff_id), blob)
+    if snapshots and unnamed:
+        await snapshots.publish(unnamed, layer.diff_id)
+    return layer, packed.digests
 
 
-async def _packer(mechanisms: Mechanisms, *, run_on: bool) -> Callable[..., Awaitable[Packed]]:
-    """Packs in a worker, and unpacks on the way if a command can be run on the layer here."""
-    if run_on and (await mechanisms.workers.environment()).isolation is not None:
-        landing = await (await mechanisms.snapshots()).landing()
-        if landing:
-            from engine.snapshot.jobs import pack_layer
-
-            return partial(mechanisms.workers.call, pack_layer, landing)
-    return partial(mechanisms.workers.call, pack_changes)
+async def _snapshots(mechanisms: Mechanisms) -> Snapshotter | None:
+    """Where commands are run on layers; None where none can be, as whoever wants to will find out."""
+    return await mechanisms.snapshots() if (await mechanisms.workers.environment()).isolation else None

@@ -6,8 +6,8 @@ from array import array
 from collections.abc import Callable
 
 from engine.layer.base import Subtree
+from engine.layer.changes import Changes
 from engine.layer.columns import Columns
-from engine.layer.pack import Changes
 from engine.solve.copying.copies import Copies, Graft
 from engine.solve.copying.request import Copied
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from engine.layer.accounts import lookup_owner
 from engine.layer.base import Layer
-from engine.layer.pack import Changes
+from engine.layer.changes import Changes
 from engine.plan.base import Step, WorkdirOp
 from engine.solve.copying.plan import plan_workdir
 from engine.solve.mechanisms import Job

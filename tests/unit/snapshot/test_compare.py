@@ -13,9 +13,9 @@ from engine.image.digest import Digest
 from engine.isolate.base import IdMap
 from engine.layer import columns
 from engine.layer.base import Layer
+from engine.layer.changes import Changes
 from engine.layer.entries import Entry, ancestors
 from engine.layer.index import Index
-from engine.layer.pack import Changes
 from engine.layer.tree import Tree
 from engine.snapshot.compare import Found, all_new, changes, suspects
 

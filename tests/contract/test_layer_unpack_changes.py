@@ -1,10 +1,11 @@
-"""A layer that is unpacked while it is packed lies on disk as if it had been unpacked from its blob."""
+"""A layer that is unpacked from the changes that it is of lies on disk as if it had been unpacked from its blob."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import stat
+from array import array
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -16,42 +17,33 @@ from engine.image.descriptor import OCI_LAYER, Descriptor
 from engine.image.digest import Digest
 from engine.isolate.base import IdMap
 from engine.layer.apply import Style, unpack
-from engine.layer.base import Layer
-from engine.layer.directory import PackedDirectory
+from engine.layer.base import Layer, file_state
+from engine.layer.changes import Changes
+from engine.layer.columns import Columns
 from engine.layer.disk import Disk
 from engine.layer.entries import Change, Entry
-from engine.layer.pack import Changes, Packed, pack_changes
+from engine.layer.pack import pack_changes
+from engine.layer.unpack import unpack_changes
 from engine.snapshot import jobs
 from tests.contract.layer_files import SECOND, changes_of, every_kind, listing
-from tests.contract.roots import MODES, Rig, State, rig
+from tests.contract.roots import MODES, TIME, Rig, State, Tar, rig
 from tests.unit.layer.models import Files, chains, content_of
 
 IS_ROOT = os.geteuid() == 0
 
 
-def pack_into(changes: Sequence[Change], directory: Path, blob: Path, *, style: Style = "overlay-trusted", ids: IdMap | None = None,
-              **options: object) -> tuple[Packed, tuple[object, ...]]:  # fmt: skip
-    """Packs changes, and unpacks them on the way; with what the directory says of itself."""
-    directory.mkdir(parents=True)
-    disk = Disk(str(directory), style=style, owners=IS_ROOT, ids=ids)
-    with disk, PackedDirectory(disk) as packed_directory:
-        packed = pack_changes(Changes.of(changes), str(blob), directory=packed_directory, **options)  # type: ignore[arg-type]
-        packed_directory.finish()
-    contents = packed_directory.contents
-    return packed, (tuple(contents.implicit), contents.foreign())
-
-
 def same_as_unpacked(changes: Sequence[Change], work: Path, **options: object) -> None:
-    packed, needs = pack_into(changes, work / "ours", work / "blob", compression="none", **options)  # type: ignore[arg-type]
-    (work / "theirs").mkdir()
-    found = unpack(str(work / "blob"), str(work / "theirs"), owners=IS_ROOT, ids=options.get("ids"),  # type: ignore[arg-type]
-                   style=options.get("style", "overlay-trusted"))  # type: ignore[arg-type]
+    for name in ("ours", "theirs"):
+        (work / name).mkdir(exist_ok=True)
+    contents = unpack_changes(Changes.of(changes), str(work / "ours"), owners=IS_ROOT, **options)  # type: ignore[arg-type]
+    pack_changes(Changes.of(changes), str(work / "blob"), "none", clamp_mtime=options.pop("latest_mtime", None))  # type: ignore[arg-type]
+    found = unpack(str(work / "blob"), str(work / "theirs"), owners=IS_ROOT, **options)  # type: ignore[arg-type]
     untimed = {b"", *found.implicit}  # of these nobody has said of what time they are, nor of whiteouts
     ours, theirs = ({path: row[:8] + row[9:] if path in untimed or (row[0], row[6]) == ("char", (0, 0)) else row
                      for path, row in listing(work / name).items()} for name in ("ours", "theirs"))  # fmt: skip
     assert ours == theirs
-    assert needs == (found.implicit, found.foreign_links)
-    assert packed.diff_id == found.diff_id
+    assert (tuple(contents.implicit), contents.foreign()) == (found.implicit, found.foreign_links)
+    assert contents.result() == found.entries
 
 
 def test_of_everything_there_is(tmp_path: Path) -> None:
@@ -113,35 +105,57 @@ def test_of_owners_that_the_machine_does_not_hold(tmp_path: Path) -> None:
     assert (tmp_path / "ours/f").stat().st_uid == 0
 
 
-def test_large_files_times_and_digests(tmp_path: Path) -> None:
-    """What is in it does not depend on what else is asked of the packing."""
-    data = os.urandom(5_000_001)
+@pytest.mark.parametrize("size", [1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, (2 << 20) + 1, 5_000_001])
+def test_of_files_of_many_sizes_and_of_parts_of_files(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
     (tmp_path / "f").write_bytes(data)
-    entry = Entry(b"f", "file", 0o640, os.getuid(), os.getgid(), len(data), 7 * SECOND + 5)
-    packed, _ = pack_into([Change(entry, bytes(tmp_path / "f"))], tmp_path / "out", tmp_path / "blob", hash_files=True,
-                          clamp_mtime=3 * SECOND)  # fmt: skip
-    plain = pack_changes(Changes.of([Change(entry, bytes(tmp_path / "f"))]), str(tmp_path / "again"), clamp_mtime=3 * SECOND)
-    assert (packed.digest, packed.diff_id) == (plain.digest, plain.diff_id)
-    assert (tmp_path / "out/f").read_bytes() == data
-    assert (tmp_path / "out/f").stat().st_mtime_ns == 3 * SECOND
+    (tmp_path / "g").write_bytes(b"before" + data + b"after")
+    whole, part = (Entry(name, "file", 0o640, os.getuid(), os.getgid(), size, 7 * SECOND + 5) for name in (b"whole", b"part"))
+    same_as_unpacked([Change(whole, bytes(tmp_path / "f")), Change(part, bytes(tmp_path / "g"), 6)], tmp_path,
+                     latest_mtime=3 * SECOND + 1)  # fmt: skip
+    for name in ("whole", "part"):
+        assert (tmp_path / "ours" / name).read_bytes() == data
+        assert (tmp_path / "ours" / name).stat().st_mtime_ns == 3 * SECOND
 
 
-def test_a_file_that_changed_meanwhile_is_still_an_error_and_nothing_stays_open(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [1, 3, 1 << 20])
+def test_a_file_that_is_not_as_long_as_it_was_is_an_error_and_nothing_stays_open(tmp_path: Path, size: int) -> None:
     (tmp_path / "f").write_bytes(b"12")
     opened = len(os.listdir("/proc/self/fd"))
-    for size in (1, 3):
-        with pytest.raises(ContextError, match="changed while"):
-            pack_into([Change(Entry(b"f", "file", 0o644, size=size), bytes(tmp_path / "f"))], tmp_path / f"{size}", tmp_path / "blob")
+    with pytest.raises(ContextError, match="f changed while it was read"):
+        unpack_changes(Changes.of([Change(Entry(b"f", "file", 0o644, size=size), bytes(tmp_path / "f"))]), str(tmp_path), owners=False,
+                       style="plain")  # fmt: skip
     assert len(os.listdir("/proc/self/fd")) == opened
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_file_must_be_in_the_state_it_was_in(tmp_path: Path, same: bool) -> None:
+    (tmp_path / "f").write_bytes(b"12")
+    (tmp_path / "out").mkdir()
+    found = (tmp_path / "f").stat()
+    inode, ctime = file_state(found.st_ino, found.st_ctime_ns)
+    changes = Changes.by_columns(Columns.of([Entry(b"f", "file", 0o644, size=2)]), [bytes(tmp_path / "f")], array("q", [0]),
+                                 array("q", [inode, ctime - (not same)]))  # fmt: skip
+    if same:
+        unpack_changes(changes, str(tmp_path / "out"), owners=False)
+    else:
+        with pytest.raises(ContextError, match="f changed while it was read"):
+            unpack_changes(changes, str(tmp_path / "out"), owners=False)
+
+
+def test_a_file_that_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    changes = Changes.of([Change(Entry(b"f", "file", 0o644, size=2), bytes(tmp_path / "f"))])
+    with pytest.raises(ContextError, match="cannot read f: No such file"):
+        unpack_changes(changes, str(tmp_path / "out"), owners=False)
 
 
 def test_what_cannot_be_written_is_no_fault_of_the_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "f").write_bytes(b"12")
-    change = Change(Entry(b"f", "file", 0o644, size=2), bytes(tmp_path / "f"))
     full = os.open("/dev/full", os.O_WRONLY)
     monkeypatch.setattr(Disk, "create", lambda *_: full)
     with pytest.raises(StorageError, match=r"cannot write f: .*space") as raised:
-        pack_into([change], tmp_path / "out", tmp_path / "blob")
+        unpack_changes(Changes.of([Change(Entry(b"f", "file", 0o644, size=2), bytes(tmp_path / "f"))]), str(tmp_path), owners=False)
     assert raised.value.hint == "the disk is full"
     with pytest.raises(OSError):  # it was closed
         os.fstat(full)
@@ -157,22 +171,24 @@ async def machine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 async def test_roots_are_made_of_it(machine: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = await machine.base()
     await machine.snapshots.discard(await machine.snapshots.prepare(state.chain, state.tree))
-    landing = await machine.snapshots.landing()
-    if landing is None:
-        assert machine.environment.snapshots == "walk"
-        return
     (tmp_path / "f").write_text("of the context\n")
     os.chmod(tmp_path / "f", 0o644)
     changes = [Change(Entry(b"data/ro/f", "file", 0o755, 1000, 1000, 15, SECOND), bytes(tmp_path / "f")),
                Change(Entry(b"data/ro/l", "symlink", 0o777, link=b"f"))]  # fmt: skip
+    unnamed = await machine.snapshots.unpack_changes(Changes.of(changes), None)
     with machine.content.writer(written_elsewhere=True) as writer:
-        packed = await machine.pool.call(jobs.pack_layer, landing, Changes.of(changes), str(writer.path), "gzip", None,
+        packed = await machine.pool.call(pack_changes, Changes.of(changes), str(writer.path), "gzip", None,
                                          str(machine.indexes.directory))  # fmt: skip
         blob = Descriptor(OCI_LAYER, writer.commit(Digest("sha256", packed.digest), packed.size), packed.size)
     layer = Layer(Digest("sha256", packed.diff_id), blob)
     index = machine.indexes.get(layer.diff_id)
     assert index is not None
     grown = State((*state.chain, layer), state.tree.extended(layer, index))
+    assert layer in await machine.snapshots.missing(grown.chain)
+    if unnamed is None:
+        assert machine.environment.snapshots == "walk"
+        return
+    await machine.snapshots.publish(unnamed, layer.diff_id)
     assert layer not in await machine.snapshots.missing(grown.chain)
     monkeypatch.setattr(jobs, "unpack_layer", None)
     active = await machine.snapshots.prepare(grown.chain, grown.tree)
@@ -180,4 +196,24 @@ async def test_roots_are_made_of_it(machine: Rig, tmp_path: Path, monkeypatch: p
     assert ran.stdout.decode() == "of the context\n755 1000 1000 1\n555\n"
     assert await machine.changes(active, grown.tree) == []
     await machine.snapshots.discard(active)
+    assert not list((machine.state_dir / "roots").glob("*/*unpack*"))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("first", ["changes", "blob"])
+async def test_a_layer_that_somebody_else_unpacks_too_is_there_once(machine: Rig, tmp_path: Path, first: str) -> None:
+    state = await machine.base(Tar().dirs("app").add("app/f", "12").bytes())
+    layer = state.chain[-1]
+    (tmp_path / "f").write_text("12")
+    changes = [Change(Entry(b"app", "dir", 0o755, mtime=TIME * SECOND)),
+               Change(Entry(b"app/f", "file", 0o644, size=2, mtime=TIME * SECOND), bytes(tmp_path / "f"))]  # fmt: skip
+    unnamed = await machine.snapshots.unpack_changes(Changes.of(changes), None)
+    if unnamed is None:
+        return
+    if first == "blob":
+        await machine.snapshots.unpack(layer)
+    await machine.snapshots.publish(unnamed, layer.diff_id)
+    await machine.snapshots.unpack(layer)
+    directory = next((machine.state_dir / "layers").glob("*/diff")) / layer.diff_id.hex
+    assert (directory / "app/f").read_text() == "12"
     assert not list((machine.state_dir / "roots").glob("*/*unpack*"))
