@@ -1,13 +1,15 @@
 """The merged view of a chain of layers, from their indexes alone.
 
-A tree is a value: `extended` gives a new one and costs nothing until somebody looks into it; then only the new layer's entries are
-gone through. Inside, a tree is a large table that many trees share and a small one of what has changed since; when the small one
-has grown, a new large one is made.
+A tree is a value: `extended` gives a new one and costs nothing until somebody looks into it. A few paths are told by the layers one
+after the other (`Stack`). For more than that they are put together: only the new layer's entries are gone through then. Inside, a
+tree that is put together is a large table that many trees share and a small one of what has changed since; when the small one has
+grown, a new large one is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import repeat
 from threading import Lock
 from typing import NamedTuple
@@ -16,8 +18,8 @@ from engine.errors import ContentError
 from engine.layer.base import FileTree, Layer
 from engine.layer.contents import inside, show
 from engine.layer.entries import Entry, name, parent
-from engine.layer.glance import Glance
 from engine.layer.index import Index, collector_paused
+from engine.layer.stack import Stack, UnclearError
 
 _ROOT = Entry(b"", "dir", 0o755)
 _SMALL = 4096
@@ -42,13 +44,14 @@ class Tree:
     first look. Trees may be looked into by several threads: builds share them, and plan in threads.
     """
 
-    __slots__ = ("_files", "_growing", "_index", "_layers", "_parent", "_table")
+    __slots__ = ("_files", "_growing", "_index", "_layers", "_parent", "_stack", "_table")
 
     def __init__(self, table: _Table | None, parent: Tree | None, index: Index | None, layers: int) -> None:
         """Not for callers: `Tree.empty` and `extended` make trees."""
         self._table, self._parent, self._index, self._layers = table, parent, index, layers
         self._growing: Lock = parent._growing if parent else Lock()  # one for all that grow from each other
         self._files: dict[tuple[int, bytes], bytes] = {}
+        self._stack: Stack | None = None
 
     @classmethod
     def empty(cls) -> Tree:
@@ -63,25 +66,21 @@ class Tree:
         """Puts the layers together now, and not at the first look."""
         self._look()
 
-    def glance(self) -> FileTree:
-        """What tells a few paths of the tree without putting very many entries together, or the tree itself."""
-        pending: list[Index] = []
-        at = self
-        with self._growing:
-            while at._table is None:
-                assert at._parent is not None and at._index is not None
-                pending.append(at._index)
-                at = at._parent
-        return Glance(self, at, pending[::-1]) if sum(len(index.columns) for index in pending) > _LARGE else self
-
     def get(self, path: bytes) -> Entry | None:
         """As in `FileTree`."""
+        if stack := self._unmerged():
+            with suppress(UnclearError):
+                return stack.get(path)
         node = self._look().get(path)
         return node.entry if node else None
 
     def known(self, paths: Iterable[bytes]) -> set[bytes]:
         """Those of the paths at which there is something."""
-        return self._look().known(set(paths))
+        wanted = set(paths)
+        if stack := self._unmerged():
+            with suppress(UnclearError):
+                return stack.known(wanted)
+        return self._look().known(wanted)
 
     def children(self, path: bytes) -> Sequence[bytes]:
         """As in `FileTree`."""
@@ -98,6 +97,9 @@ class Tree:
 
     def read(self, path: bytes) -> bytes:
         """As in `FileTree`: what a layer's index holds."""
+        if stack := self._unmerged():
+            with suppress(UnclearError):
+                return stack.read(path)
         layer, at = self.locate(path)
         return self._files[layer, at]
 
@@ -108,6 +110,9 @@ class Tree:
     def locate(self, path: bytes) -> tuple[int, bytes]:
         """Which layer of the chain provides what is at a path, and as what path of its own: a layer may name a file through a
         symlink of a lower one, and a hard link to a lower layer's file is that file. Raises `KeyError` when there is nothing."""
+        if stack := self._unmerged():
+            with suppress(UnclearError):
+                return stack.locate(path)
         node = self._look().get(path)
         if node is None:
             raise KeyError(path)
@@ -115,6 +120,25 @@ class Tree:
 
     def __repr__(self) -> str:
         return f"Tree({self._layers} layers)"
+
+    def _unmerged(self) -> Stack | None:
+        """What can be asked without putting the layers together, if that would take long."""
+        if self._table is not None:
+            return None
+        stack = self._stack
+        if stack is None:
+            above: list[Index] = []
+            with self._growing:
+                at = self
+                while at._table is None and at._stack is None:
+                    assert at._parent is not None and at._index is not None
+                    above.append(at._index)
+                    at = at._parent
+                stack = at._stack or Stack(at, at._layers)
+            for index in reversed(above):
+                stack = stack.over(index)
+            self._stack = stack
+        return stack if stack.size > _LARGE else None
 
     def _look(self) -> _Table:
         if self._table is None:
@@ -137,7 +161,7 @@ class Tree:
         if index.files:
             self._files = {**below._files, **{(number, path): data for path, data in index.files.items()}}
         self._table = table  # from here on others look into it
-        self._parent = self._index = None
+        self._parent = self._index = self._stack = None
 
 
 class _Base:

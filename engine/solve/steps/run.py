@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
@@ -26,6 +26,8 @@ from engine.solve.steps.unpack import unpack
 
 CLEANUP_SECONDS = 30
 """How long the removal of a root may take after the build was cancelled."""
+SHORT = 0.1
+"""Seconds. A command that takes no longer will most likely have changed little, of which the tree can be asked as it is."""
 KEPT_LINES = 50
 """How many of the last lines of output a failure's error carries."""
 
@@ -46,15 +48,13 @@ async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State], depa
 
     await unpack(job, chain, progress)
     tree = await job.mechanisms.trees.tree(chain)
-    glance = tree.glance()
-    account = lookup_account(op.user, glance)
+    account = lookup_account(op.user, tree)
     async with AsyncExitStack() as stack:
         mounts = await prepare_mounts(job, step, op, account, states, stack)
-        active = await snapshots.prepare(chain, glance)
-        del glance  # it can be large
+        active = await snapshots.prepare(chain, tree)
         try:
-            async with put_together(tree) as ready, _command(job, step, op, active, account, mounts):
-                await ready.wait()
+            async with put_together(tree) as done, _command(job, step, op, active, account, mounts):
+                await done()
                 changes = await snapshots.changes(active, tree)
                 layer, _ = await make_layer(job, changes, own_files=False, depart=depart)
             if job.latest_mtime is None:
@@ -73,26 +73,34 @@ async def _discard(snapshots: Snapshotter, active: Active) -> None:
 
 
 @asynccontextmanager
-async def put_together(tree: Tree) -> AsyncIterator[anyio.Event]:
-    """Has the layers of a tree put together beside the block, which is given what tells that it is done. If it cannot be done, the
-    block is cancelled, and what came of it does not count."""
-    ended = anyio.Event()
+async def put_together(tree: Tree) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Has the layers of a tree put together beside the block, if that lasts longer than `SHORT`. The block is given what to call at
+    its end, to wait for it. If it cannot be done, the block is cancelled, and what came of it does not count."""
+    over, ended = anyio.Event(), anyio.Event()
     failures: list[Exception] = []
 
     async def grow() -> None:
+        with anyio.move_on_after(SHORT):
+            await over.wait()
         try:
-            await anyio.to_thread.run_sync(tree.grow)
+            if not over.is_set():
+                await anyio.to_thread.run_sync(tree.grow)
         except Exception as error:
             failures.append(error)
             tasks.cancel_scope.cancel()
         ended.set()
 
+    async def done() -> None:
+        over.set()
+        await ended.wait()
+
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(grow)
         try:
-            yield ended
+            yield done
         except Exception as error:
             failures.append(error)
+        over.set()
     if failures:
         raise failures[0]
 
