@@ -2,17 +2,19 @@
 
 To put the layers of a large image together takes longer than most steps that only want to know of a few paths in it: where to copy
 to, who a user is, what was below a file that a command has written. So layers are gone through from the top for each path alone.
-That is the same as long as no layer names anything through what is no directory in a lower one (a symlink, for the most part), and
-no hard link is asked for. Where that is not so, and when very much is asked, the layers are put together after all.
+That is the same as long as no layer names anything through what is no directory in a lower one (a symlink, for the most part), or
+has a hard link to a lower one's file. Where that is not so, and when very much is asked, the layers are put together after all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import chain
 from typing import Protocol
 
 from engine.layer.columns import KINDS, NUMBERS
-from engine.layer.entries import Entry, ancestors, parent
+from engine.layer.entries import Entry, ancestors, join, parent
 from engine.layer.index import Index
 
 _DIR, _FILE, _HARDLINK = NUMBERS["dir"], NUMBERS["file"], NUMBERS["hardlink"]
@@ -26,6 +28,12 @@ class Lower(Protocol):
         """As in `FileTree`."""
 
     def read(self, path: bytes) -> bytes:
+        """As in `FileTree`."""
+
+    def children(self, path: bytes) -> Sequence[bytes]:
+        """As in `FileTree`."""
+
+    def identity(self, path: bytes) -> object | None:
         """As in `FileTree`."""
 
     def locate(self, path: bytes) -> tuple[int, bytes]:
@@ -80,6 +88,20 @@ class Stack:
         if found[1] is None:
             raise KeyError(path)
         return self._height + found[0], path
+
+    def children(self, path: bytes) -> Sequence[bytes]:
+        """As in `FileTree`."""
+        names = set(self._lower.children(path)).union(*(layer.names.get(path, ()) for layer in self._layers))
+        known = self.known({join(path, name) for name in names})
+        return sorted(name for name in names if join(path, name) in known)
+
+    def identity(self, path: bytes) -> object | None:
+        """As in `FileTree`."""
+        found = self._find(path)
+        if found is None:
+            return self._lower.identity(path)
+        first = self._layers[found[0]].linked.get(path)
+        return None if first is None else (self._height + found[0], first)
 
     def known(self, paths: set[bytes]) -> set[bytes]:
         """As in `Tree`."""
@@ -140,20 +162,39 @@ class StackedLayer:
         self.heads = self.makes | self._opaque | _above(self._whiteouts | self._opaque)
         """All directories that names lead through, but for the root."""
 
+    @cached_property
+    def names(self) -> dict[bytes, set[bytes]]:
+        """What the layer has in each directory."""
+        found: dict[bytes, set[bytes]] = {}
+        for path in chain(self._places, self.makes):
+            head, _, tail = path.rpartition(b"/")
+            try:
+                found[head].add(tail)
+            except KeyError:
+                found[head] = {tail}
+        found.setdefault(b"", set()).discard(b"")  # the root is in no directory
+        return found
+
+    @cached_property
+    def linked(self) -> dict[bytes, bytes]:
+        """The names of files that have several, each with the one that is the file's."""
+        rows = self._rows
+        links = {rows.paths[at]: link for at, link in rows.links.items() if rows.kinds[at] == _HARDLINK}
+        return links | {link: link for link in links.values()}
+
     @property
     def is_whole(self) -> bool:
         """Whether all hard links are to files of the layer."""
-        rows, places = self._rows, self._places
-        targets = [places.get(link) for at, link in rows.links.items() if rows.kinds[at] == _HARDLINK]
-        return all(at is not None and rows.kinds[at] == _FILE for at in targets)
+        targets = map(self._places.get, self.linked.values())
+        return all(at is not None and self._rows.kinds[at] == _FILE for at in targets)
 
     def get(self, path: bytes) -> Entry | None:
-        """The layer's entry at a path."""
+        """The layer's entry at a path; that of a hard link is the file's."""
         at = self._places.get(path)
         if at is None:
             return None
         if self._rows.kinds[at] == _HARDLINK:
-            raise UnclearError
+            return self._rows.row(self._places[self.linked[path]])._replace(path=path)
         return self._rows.row(at)
 
     def is_no_directory(self, path: bytes) -> bool:

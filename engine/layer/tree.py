@@ -84,10 +84,16 @@ class Tree:
 
     def children(self, path: bytes) -> Sequence[bytes]:
         """As in `FileTree`."""
+        if stack := self._unmerged():
+            with suppress(UnclearError):
+                return stack.children(path)
         return sorted(self._look().names(path))
 
     def identity(self, path: bytes) -> object | None:
         """As in `FileTree`."""
+        if stack := self._unmerged():
+            with suppress(UnclearError):
+                return stack.identity(path)
         node = self._look().get(path)
         return node.identity if node else None
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import engine.layer.tree as trees
 from engine.errors import ContentError
 from engine.layer.base import Layer
 from engine.layer.entries import Entry
@@ -84,13 +83,18 @@ OS = Index([directory(b"etc"), file(b"etc/passwd"), file(b"etc/group"), director
     pytest.param([file(b"f")], b"bin", id="a link"),
     pytest.param([file(b"usr/bin/ls")], b"usr/bin", id="a directory that the layer does not describe"),
     pytest.param([file(b"new/er/x")], b"new/er", id="a directory that no layer describes"),
-    pytest.param([directory(b"d"), file(b"d/f"), Entry(b"d/g", "hardlink", link=b"d/f")], b"d", id="beside a hard link"),
+    pytest.param([directory(b"d"), file(b"d/f"), Entry(b"d/g", "hardlink", link=b"d/f")], b"d/g", id="a hard link"),
+    pytest.param([directory(b"d"), file(b"d/f"), Entry(b"d/g", "hardlink", link=b"d/f")], b"d/f", id="a file with two names"),
+    pytest.param([directory(b"etc"), file(b"etc/x"), Entry(b"etc/a", "whiteout")], b"etc", id="a directory of two layers"),
+    pytest.param([directory(b"etc"), file(b"etc/x"), Entry(b"etc/group", "whiteout")], b"etc", id="and without what is removed"),
 ])  # fmt: skip
 def test_what_the_layers_say_of_a_path_is_told_without_putting_them_together(upper: list[Entry], path: bytes, base: int) -> None:
     files = {entry.path: b"above" for entry in upper if entry.path == b"etc/passwd"}
     tree, stack = over([OS, Index(upper, files)], base)
     assert stack.get(path) == tree.get(path)
     assert stack.known({path, b"nowhere"}) == tree.known({path, b"nowhere"})
+    assert list(stack.children(path)) == list(tree.children(path))
+    assert stack.identity(path) == tree.identity(path)
     assert told(stack.read, path) == told(tree.read, path)
     if not ((entry := tree.get(path)) and entry.kind == "dir"):
         assert told(stack.locate, path) == told(tree.locate, path)
@@ -101,7 +105,6 @@ def test_what_the_layers_say_of_a_path_is_told_without_putting_them_together(upp
     pytest.param([file(b"bin/ls")], b"usr/bin/ls", id="a name that leads through a link of a lower layer"),
     pytest.param([Entry(b"bin/sh", "whiteout")], b"usr/bin/sh", id="what is removed through a link"),
     pytest.param([Entry(b"bin", "opaque")], b"usr/bin/sh", id="what is emptied through a link"),
-    pytest.param([directory(b"usr"), file(b"usr/sh"), Entry(b"usr/ls", "hardlink", link=b"usr/sh")], b"usr/ls", id="a hard link"),
     pytest.param([Entry(b"ls", "hardlink", link=b"usr/bin/sh")], b"etc", id="beside a hard link to a lower layer's file"),
 ])  # fmt: skip
 def test_where_that_is_not_clear_they_are(upper: list[Entry], path: bytes, base: int) -> None:
@@ -141,6 +144,8 @@ def test_it_says_what_the_tree_says(tmp_path_factory: pytest.TempPathFactory, ch
             if not ((entry := tree.get(path)) and entry.kind == "dir"):  # directories have no content that lies anywhere
                 assert told(stack.locate, path) == told(tree.locate, path)
             assert stack.known({path}) == tree.known({path})
+            assert list(stack.children(path)) == list(tree.children(path))
+            assert stack.identity(path) == tree.identity(path)
         except UnclearError:
             continue
 
@@ -162,9 +167,13 @@ def test_few_entries_are_put_together_at_once_and_many_when_much_is_asked() -> N
     assert 500 < again < 2000
 
 
-def test_names_in_a_directory_need_the_layers_to_be_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_told_as_long_as_they_are_few() -> None:
     tree = tree_of([OS, MANY])
-    assert list(tree.children(b"etc")) == [b"group", b"passwd"]
-    assert tree._table is not None
-    monkeypatch.setattr(trees, "_LARGE", 0)
-    assert tree_of([OS]).identity(b"etc/group") is not None
+    assert list(tree.children(b"etc")) == [b"group", b"passwd"] and tree._table is None
+    assert tree.identity(b"etc/group") == tree.identity(b"hard") is not None is tree.identity(b"etc/passwd")
+    assert tree._table is None
+
+
+def test_a_directory_of_very_many_names_needs_the_layers_to_be_put_together() -> None:
+    tree = tree_of([OS, MANY])
+    assert len(tree.children(b"many")) == 5000 and tree._table is not None
