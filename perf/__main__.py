@@ -79,8 +79,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--works", help=f"with commas between; default all: {','.join(w.name for w in works.WORKS)}")
     parser.add_argument("--builders", help="with commas between; default all that are found: "
                         "plain (which is none: the work itself),aniko,buildah,docker,buildkit,kaniko")
-    parser.add_argument("--modes", default="cold,repeated,cached", help="cold: nothing is known; repeated: the same build again; "
-                        "cached: nothing is known but a cache in the registry. Default: %(default)s")
+    parser.add_argument("--modes", default=",".join(works.MODES), help="cold: nothing is known; repeated: the same build again; "
+                        "edited: again after a file has changed; cached: nothing is known but a cache in the registry. Default: "
+                        "%(default)s")
     parser.add_argument("--runs", type=int, help="of each, besides one that looks at memory; default: 3, of growth 1")
     parser.add_argument("--full", action="store_true", help="growth: more points on each curve")
     parser.add_argument("--most", type=float, metavar="SIZE",

@@ -200,8 +200,15 @@ def _stages(inputs: Inputs, place: Path) -> None:
         stage.wait()
 
 
+def _copyrun(inputs: Inputs, place: Path) -> None:
+    _hello(inputs, place)
+    subprocess.run(["cp", "-r", inputs.tree, place / "node_modules"], check=True)
+    _copytree(inputs, place)
+
+
 WORKS: dict[str, Callable[[Inputs, Path], None]] = {"hello": _hello, "runs30": _runs30, "copytree": _copytree, "bigfile": _bigfile,
-                                                    "manyfiles_run": _manyfiles_run, "stages": _stages}  # fmt: skip
+                                                    "manyfiles_run": _manyfiles_run, "stages": _stages, "copyrun": _copyrun,
+                                                    "edit": _runs30}  # fmt: skip
 
 
 def main() -> None:

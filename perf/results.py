@@ -13,9 +13,7 @@ from typing import Any
 
 from perf.picture import Bar, picture
 from perf.series import Run
-from perf.works import Work
-
-_MODES = {"cold": "everything cold", "repeated": "nothing changed, same machine", "cached": "new machine, all in a registry cache"}
+from perf.works import MODES, Work
 
 
 def write(directory: Path, name: str, about: dict[str, Any], runs: Sequence[Run], works: Sequence[Work]) -> None:
@@ -49,7 +47,7 @@ def _table(about: dict[str, Any], runs: Sequence[Run], works: Sequence[Work], bu
            "Medians of the runs, lowest in brackets. CPU is the processor time of all processes; memory the peak of their PSS, "
            "summed up; moved what went over the loopback; blobs the layers that the build made. `plain` is no builder, but the "
            "work itself (perf/plain.py): the column has how many times as long others take.", ""]
-    for mode, title in _MODES.items():
+    for mode, title in MODES.items():
         shown = [w for w in works if any(_of(runs, w.name, b, mode) for b in builders)]
         if not shown:
             continue
@@ -57,7 +55,7 @@ def _table(about: dict[str, Any], runs: Sequence[Run], works: Sequence[Work], bu
                 "| work | builder | seconds | bound | × plain | CPU s | memory MB | moved MB | blobs MB | load |",
                 "|---|---|---|---|---|---|---|---|---|---|"]
         for work in shown:
-            bound = {"cold": work.cold, "repeated": work.repeated, "cached": work.cached}[mode]
+            bound = work.modes.get(mode)
             plain = _timed(_of(runs, work.name, "plain", mode))
             out += [_row(work.name, builder, _of(runs, work.name, builder, mode), bound, plain) for builder in builders
                     if builder != "plain" or plain]  # fmt: skip
@@ -84,10 +82,10 @@ def _row(work: str, builder: str, runs: Sequence[Run], bound: float | None, plai
 
 def _bars(runs: Sequence[Run], works: Sequence[Work], builders: Sequence[str]) -> list[Bar]:
     out = []
-    for mode in _MODES:
+    for mode in MODES:
         for work in works:
             values = {b: median(_timed(_of(runs, work.name, b, mode))) for b in builders if _timed(_of(runs, work.name, b, mode))}
-            bound = {"cold": work.cold, "repeated": work.repeated, "cached": work.cached}[mode]
+            bound = work.modes.get(mode)
             if values:
                 out.append(Bar(f"{work.name}, {mode}", values, bound))
     return out

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from perf import measure, registry
 from perf.builders import Build, Builder
-from perf.works import Work
+from perf.works import Work, edit
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is run: against which registry, how often, and which of cold, repeated and cached."""
+    """What is run: against which registry, how often, and which of `works.MODES`."""
 
     address: str
     runs: int
@@ -57,10 +57,10 @@ def run(chosen: Sequence[Work], builders: Sequence[Builder], contexts: dict[str,
 
 
 def _round(work: Work, builder: Builder, context: Path, plan: Plan, place: Path, number: int) -> list[Run]:
-    """One builder's runs of a work: cold, then repeated (in the same place), then on a new machine."""
+    """One builder's runs of a work: cold, then repeated and edited (in the same place), then on a new machine."""
     out: list[Run] = []
-    modes = plan.modes if builder.pushes else [mode for mode in plan.modes if mode == "cold"]
-    cached = "cached" in modes and work.cached is not None and builder.can_cache
+    modes = [mode for mode in plan.modes if mode in work.modes and (builder.pushes or mode == "cold")]
+    cached = "cached" in modes and builder.can_cache
     repository = f"bench/{work.name}-{next(_numbers)}"
     cache = f"{plan.address}/cache/{next(_numbers)}" if cached else ""
 
@@ -71,10 +71,13 @@ def _round(work: Work, builder: Builder, context: Path, plan: Plan, place: Path,
 
     builder.forget()
     plain = Build(context, f"{plan.address}/{repository}:1")
-    if "cold" in modes or "repeated" in modes:
+    if modes != ["cached"]:
         one("cold", plain)
-        if "repeated" in modes and work.repeated is not None:
+        if "repeated" in modes:
             one("repeated", plain)
+        if "edited" in modes:
+            edit(context, next(_numbers))
+            one("edited", plain)
     if cached:
         builder.forget()
         _quiet(builder, Build(context, f"{plan.address}/{repository}:2", cache), place)

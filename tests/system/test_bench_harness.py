@@ -38,11 +38,15 @@ def test_growth_measures_builds_one_after_the_other_and_together_in_one_process(
     assert not (tmp_path / "aniko-bench/growth").exists()
 
 
-def test_builds_are_measured_cold_repeated_and_cached_with_what_they_moved_and_made(tmp_path: Path) -> None:
-    results = bench(tmp_path, "--works", "hello", "--builders", "plain,aniko", "--runs", "1", "--scale", "0.01")
+def test_builds_are_measured_in_all_modes_with_what_they_moved_and_made(tmp_path: Path) -> None:
+    results = bench(tmp_path, "--works", "hello,edit", "--builders", "plain,aniko", "--runs", "1", "--scale", "0.01")
     every = json.loads((results / "builds.json").read_text())["runs"]
-    assert [(run["mode"], run["error"]) for run in every if run["builder"] == "plain"] == [("cold", "")] * 2
-    runs = [run for run in every if run["builder"] == "aniko"]
+    assert [(run["mode"], run["error"]) for run in every if run["builder"] == "plain"] == [("cold", "")] * 4
+    runs = [run for run in every if run["builder"] == "aniko" and run["work"] == "edit"]
+    assert [(run["mode"], run["number"], run["error"]) for run in runs] == [
+        (mode, number, "") for number in (0, 1) for mode in ("cold", "edited")]  # fmt: skip
+    assert runs[1]["taken"]["moved"] < runs[0]["taken"]["moved"]
+    runs = [run for run in every if run["builder"] == "aniko" and run["work"] == "hello"]
     assert [(run["mode"], run["number"], run["error"]) for run in runs] == [
         (mode, number, "") for number in (0, 1) for mode in ("cold", "repeated", "cached")]  # fmt: skip
     cold, repeated, _ = (run["taken"] for run in runs[:3])
