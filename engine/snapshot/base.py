@@ -10,18 +10,20 @@ there. Two processes may do the same at the same time: results are published by 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
 from engine.image.digest import Digest
 from engine.isolate.base import IdMap, Root
-from engine.layer.apply import Style
 from engine.layer.arriving import Arriving
 from engine.layer.base import Chain, FileTree, Layer
 from engine.layer.changes import Changes
 from engine.layer.entries import Entry
 from engine.layer.tree import Tree
+
+if TYPE_CHECKING:
+    from engine.layer.disk import Style
 
 
 class Active(Struct, frozen=True):
