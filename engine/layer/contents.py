@@ -160,7 +160,7 @@ class Contents:
         return True
 
     def result(self) -> tuple[Entry, ...]:
-        """All entries, what removes first and a hard link after what it links to."""
+        """All entries, what removes first and the others in the archive's order."""
         return (*self.removals.values(), *self.entries.values())
 
     def foreign(self) -> tuple[Entry, ...]:

@@ -55,7 +55,7 @@ class Index:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """The layer's entries. Of several for one path only the last, and a hard link after what it links to."""
+        """The layer's entries. Of several for one path only the last; a hard link is to what comes before it, or is below."""
         if self._entries is None:
             self._decode()
         return self._entries or ()

@@ -47,11 +47,13 @@ class UnclearError(Exception):
 class Stack:
     """Layers over a tree, lowest first. All methods say what the tree of all of them says, or raise `UnclearError`."""
 
-    def __init__(self, lower: Lower, height: int, layers: Sequence[StackedLayer] | None = (), size: int = 0) -> None:
-        """`height` is the number of layers that `lower` is of, `size` that of the entries of `layers`. With None for layers nothing
-        can be told."""
+    def __init__(self, lower: Lower, height: int, layers: Sequence[StackedLayer] | None = (), size: int = 0,
+                 others: Sequence[set[bytes]] = ()) -> None:  # fmt: skip
+        """`height` is the number of layers that `lower` is of, `size` that of the entries of `layers`, and `others` hold all of them
+        that are no directories. With None for layers nothing can be told."""
         self.size = size
         self._lower, self._height, self._layers = lower, height, tuple(layers or ())
+        self._others = others
         self._clear = layers is not None
         self._asked = 0
 
@@ -61,7 +63,10 @@ class Stack:
         if self._clear:
             layer = StackedLayer(index)
             if layer.is_whole and not self._leads_astray(layer):
-                return Stack(self._lower, self._height, (*self._layers, layer), size)
+                others, new = list(self._others), layer.others
+                while others and len(others[-1]) <= len(new):  # so that there are few sets to look into, however many layers
+                    new = new | others.pop()
+                return Stack(self._lower, self._height, (*self._layers, layer), size, [*others, new])
         return Stack(self._lower, self._height, None, size)
 
     def get(self, path: bytes) -> Entry | None:
@@ -91,6 +96,7 @@ class Stack:
 
     def children(self, path: bytes) -> Sequence[bytes]:
         """As in `FileTree`."""
+        self._require_clear()
         names = set(self._lower.children(path)).union(*(layer.names.get(path, ()) for layer in self._layers))
         known = self.known({join(path, name) for name in names})
         return sorted(name for name in names if join(path, name) in known)
@@ -114,11 +120,14 @@ class Stack:
         """How many layers may be asked still. A question takes about as long as to put one entry where it belongs."""
         return self.size // 4 - self._asked
 
+    def _require_clear(self) -> None:
+        if not self._clear or self._room < 0:
+            raise UnclearError
+
     def _find(self, path: bytes) -> tuple[int, Entry | None] | None:
         """Which layer has something at a path, and what; with no entry, it hides what lower ones have. None if only the lower tree
         can have something."""
-        if not self._clear or self._room < 0:
-            raise UnclearError
+        self._require_clear()
         self._asked += len(self._layers)
         implicit: int | None = None
         for number in range(len(self._layers) - 1, -1, -1):
@@ -136,7 +145,7 @@ class Stack:
 
     def _leads_astray(self, layer: StackedLayer) -> bool:
         """Whether anything in a layer that is to come on top may lie elsewhere than its name says, or nowhere."""
-        if any(below.is_no_directory(head) for below in (*self._layers, layer) for head in layer.heads):
+        if not all(layer.heads.isdisjoint(others) for others in (*self._others, layer.others)):
             return True
         get = self._lower.get
         return any((found := get(head)) is not None and found.kind != "dir" for head in layer.heads)
@@ -157,6 +166,8 @@ class StackedLayer:
             for at in removals:
                 (self._opaque if KINDS[kinds[at]] == "opaque" else self._whiteouts).add(paths[at])
             self._places = {path: at for at, path in enumerate(paths) if kinds[at] not in _REMOVAL}
+        self.others = {path for path, at in self._places.items() if kinds[at] != _DIR}
+        """What is no directory."""
         self.makes = _above(self._places)
         """All directories that entries lie in, but for the root: they are there, even if nobody has said so."""
         self.heads = self.makes | self._opaque | _above(self._whiteouts | self._opaque)
@@ -184,9 +195,13 @@ class StackedLayer:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all hard links are to files of the layer."""
-        targets = map(self._places.get, self.linked.values())
-        return all(at is not None and self._rows.kinds[at] == _FILE for at in targets)
+        """Whether all hard links are to files of the layer, which come before them: one that comes later is not what is meant."""
+        places, kinds = self._places, self._rows.kinds
+        for path, link in self.linked.items():
+            at = places.get(link)
+            if at is None or kinds[at] != _FILE or at > places[path]:
+                return False
+        return True
 
     def get(self, path: bytes) -> Entry | None:
         """The layer's entry at a path; that of a hard link is the file's."""
@@ -197,16 +212,11 @@ class StackedLayer:
             return self._rows.row(self._places[self.linked[path]])._replace(path=path)
         return self._rows.row(at)
 
-    def is_no_directory(self, path: bytes) -> bool:
-        """Whether the layer has something else than a directory at a path."""
-        at = self._places.get(path)
-        return at is not None and self._rows.kinds[at] != _DIR
-
     def hides(self, path: bytes) -> bool:
         """Whether the layer, which has nothing at a path, lets nothing of lower layers be there."""
         above = ancestors(path) if path else []
         return (path in self._whiteouts or (bool(path) and b"" in self._opaque)
-                or any(at in self._whiteouts or at in self._opaque or self.is_no_directory(at) for at in above))  # fmt: skip
+                or any(at in self._whiteouts or at in self._opaque or at in self.others for at in above))  # fmt: skip
 
 
 def _above(paths: Iterable[bytes]) -> set[bytes]:

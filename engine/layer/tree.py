@@ -143,7 +143,9 @@ class Tree:
                 stack = at._stack or Stack(at, at._layers)
             for index in reversed(above):
                 stack = stack.over(index)
-            self._stack = stack
+            with self._growing:
+                if self._table is None:  # else somebody has put them together meanwhile
+                    self._stack = stack
         return stack if stack.size > _LARGE else None
 
     def _look(self) -> _Table:

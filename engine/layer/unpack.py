@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
+from engine.errors import ContentError
 from engine.isolate.base import IdMap
 from engine.layer.arriving import Arriving
 from engine.layer.changes import Changes, State, changed, open_source, require_state, unreadable
-from engine.layer.contents import Contents
+from engine.layer.contents import Contents, show
 from engine.layer.directory import LayerDirectory
 from engine.layer.disk import Disk, Style, failed
 from engine.layer.entries import Entry
+from engine.layer.hashing import content_hash
 from engine.layer.index import collector_paused
 from engine.layer.inflate import Inflated
 from engine.layer.scan import Expected, Look, Unpacked, unpacked
@@ -48,12 +51,13 @@ def unpack(blob_path: str, directory: str, *, style: Style = "overlay-trusted", 
 
 
 def unpack_changes(changes: Changes, directory: str, *, style: Style = "overlay-trusted", owners: bool = True,
-                   ids: IdMap | None = None, latest_mtime: int | None = None) -> Contents:  # fmt: skip
+                   ids: IdMap | None = None, latest_mtime: int | None = None) -> tuple[Contents, bytes]:  # fmt: skip
     """Makes of changes, in an empty directory, what `unpack` would make of their layer, which nobody has to read for it.
-    `latest_mtime` is as in `Changes.take`. Returns the model of what is in the directory.
+    `latest_mtime` is as in `Changes.take`. Returns the model of what is in the directory, and digests as `Packed.digests`: only if
+    they are those of the packed layer is the directory what that would have been unpacked to.
 
-    Raises `ContextError` for a file that is gone, is not as long as its entry says or is not in the state it should be in, and
-    `StorageError` for what cannot be written.
+    Raises `ContextError` for a file that is gone, is not as long as its entry says or is not in the state it should be in,
+    `ContentError` for a name that means something else in a layer, and `StorageError` for what cannot be written.
     """
     with collector_paused(), Disk(directory, style=style, owners=owners, ids=ids) as disk:
         layer = _Changed(disk)
@@ -65,7 +69,7 @@ def unpack_changes(changes: Changes, directory: str, *, style: Style = "overlay-
             disk.finish()
         except OSError as error:
             raise failed(path, error) from error
-        return layer.contents
+        return layer.contents, bytes(layer.digests)
 
 
 class _Layer(LayerDirectory):
@@ -121,30 +125,35 @@ class _Changed(LayerDirectory):
     def __init__(self, disk: Disk) -> None:
         super().__init__(disk)
         self._view = memoryview(bytearray(_PIECE + 1))
+        self.digests = bytearray()
+        self._new = content_hash()
 
     def take(self, entry: Entry, source: bytes, offset: int, state: State) -> None:
-        """The next change. It means what it does to who reads it in the layer's tar."""
+        """The next change, as who reads it in the layer's tar."""
         found: Entry | None = entry
         if entry.kind != "file" or not self.contents.is_new_file(entry.path):
             found = self.contents.entry(_member(entry))
-        if found is None:
-            return
+        if found is None or found.kind != entry.kind:
+            raise ContentError(f"{show(entry.path)} means something else in a layer")
         if found.kind == "file":
-            self._file(found, source, offset, state)
+            self.digests += self._file(found, source, offset, state)
         else:
             self.put(found)
+            self.digests += bytes(32)
         self.contents.add(found)
 
-    def _file(self, entry: Entry, source: bytes, offset: int, state: State) -> None:
+    def _file(self, entry: Entry, source: bytes, offset: int, state: State) -> bytes:
+        digest = self._new()
         file = self.disk.create(entry)
         try:
             if entry.size:
-                self._copy(file, entry, source, offset, state)
+                self._copy(file, entry, source, offset, state, digest.update)
             self.disk.seal(file, entry)
         finally:
             os.close(file)
+        return digest.digest()
 
-    def _copy(self, file: int, entry: Entry, source: bytes, offset: int, state: State) -> None:
+    def _copy(self, file: int, entry: Entry, source: bytes, offset: int, state: State, update: Any) -> None:
         """A file's bytes. More is asked for than there should be, unless it is a part of a file."""
         try:
             found = open_source(entry, source)
@@ -159,6 +168,7 @@ class _Changed(LayerDirectory):
                     raise unreadable(entry, error) from error
                 if not 0 < count <= left:
                     raise changed(entry)
+                update(self._view[:count])
                 _write(file, (self._view[:count],))
                 left -= count
                 at += count

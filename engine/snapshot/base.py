@@ -3,8 +3,9 @@
 A state is named by its chain of layers. `prepare` makes an *active* snapshot from a chain: a root to run in. After the step,
 `changes` says what it did; when those changes have been packed into a layer, `commit` makes the active snapshot the state of
 the longer chain, so that the next `prepare` costs nothing. `discard` forgets an active snapshot. A layer can be unpacked
-ahead and in any order with `unpack`, as soon as its blob is in the content store; `prepare` needs all blobs of the chain to be
-there. Two processes may do the same at the same time: results are published by rename.
+ahead and in any order with `unpack`, as soon as its blob arrives in the content store, or with `unpack_changes` before there is
+one; `prepare` needs all blobs of the chain to be there. Two processes may do the same at the same time: results are published by
+rename.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from engine.layer.tree import Tree
 
 if TYPE_CHECKING:
     from engine.layer.disk import Style
+
+
+CLEANUP_SECONDS = 30
+"""How long the removal of what a build was making may take after it was cancelled."""
 
 
 class Active(Struct, frozen=True):
@@ -56,6 +61,8 @@ class Unnamed(Struct, frozen=True):
 
     landing: Landing
     needs: Needs
+    digests: bytes
+    """Of the files' contents, as in `Packed`."""
 
 
 class Snapshotter(Protocol):
@@ -70,11 +77,14 @@ class Snapshotter(Protocol):
         may be on its way to the content store still, `arriving`."""
 
     async def unpack_changes(self, changes: Changes, latest_mtime: int | None) -> Unnamed | None:
-        """Unpacks a layer that is being packed, of the changes that it is of: for `publish`, when its diff id is known. None if
-        that would be of no use. `latest_mtime` is as in `Changes.take`."""
+        """Unpacks a layer that is being packed, from the changes that it is of: for `publish`, when its diff id is known, or for
+        `abandon`. None if that would be of no use. `latest_mtime` is as in `Changes.take`. What fails leaves nothing behind."""
 
     async def publish(self, unnamed: Unnamed, diff_id: Digest) -> None:
-        """Makes what `unpack_changes` has made what `unpack` would have made of the layer's blob."""
+        """Makes what `unpack_changes` has made what `unpack` would make of the layer's blob, whose `digests` must be the same."""
+
+    async def abandon(self, unnamed: Unnamed) -> None:
+        """Removes what `unpack_changes` has made."""
 
     async def prepare(self, chain: Chain, tree: FileTree) -> Active:
         """A root with the chain's files. `tree` is the merged view of the chain."""

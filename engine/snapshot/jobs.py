@@ -59,22 +59,17 @@ def unpack_layer(task: UnpackTask) -> None:
 
 def unpack_changed(landing: Landing, changes: Changes, latest_mtime: int | None) -> Unnamed:
     """Makes the directory of a layer of the changes that it is of."""
-    try:
-        with storing(Path(landing.scratch)):
-            os.chmod(landing.scratch, 0o755)
-            contents = unpack_changes(changes, landing.scratch, style=landing.style, owners=landing.ids.kind != "none",
-                                      ids=landing.ids, latest_mtime=latest_mtime)  # fmt: skip
-    except BaseException:
-        remove_tree(landing.scratch)
-        raise
-    return Unnamed(landing, Needs(tuple(contents.implicit), contents.foreign()))
+    with storing(Path(landing.scratch)):
+        os.chmod(landing.scratch, 0o755)
+        contents, digests = unpack_changes(changes, landing.scratch, style=landing.style, owners=landing.ids.kind != "none",
+                                           ids=landing.ids, latest_mtime=latest_mtime)  # fmt: skip
+    return Unnamed(landing, Needs(tuple(contents.implicit), contents.foreign()), digests)
 
 
 def publish_unnamed(unnamed: Unnamed, diff_id: Digest) -> None:
-    """Publishes what `unpack_changed` has made."""
+    """Publishes what `unpack_changed` has made; its scratch directory may be left."""
     with storing(Path(unnamed.landing.store)):
         _publish_layer(unnamed.landing, diff_id, unnamed.needs)
-        remove_tree(unnamed.landing.scratch)
 
 
 def _publish_layer(landing: Landing, diff_id: Digest, needs: Needs) -> None:
@@ -87,7 +82,7 @@ def _publish_layer(landing: Landing, diff_id: Digest, needs: Needs) -> None:
 
 
 def read_needs(path: Path) -> Needs:
-    """What `unpack_layer` has noted of a layer."""
+    """What has been noted of a layer that was published."""
     with storing(path), open(path, "rb") as file:
         needs: Needs = pickle.load(file)
     return needs

@@ -1,7 +1,7 @@
 """The layer store: layers unpacked once, each into a directory of its own that never changes after, for all builds of a state
 directory.
 
-    diff/<diff id>      the layer, as unpacked from its blob; whoever has it in a chain uses it
+    diff/<diff id>      the layer, as unpacked from its blob or from what that was packed of; whoever has it in a chain uses it
     needs/<diff id>     there if the layer leans on what is below it: parents without entries, links to lower files
     chain/<chain id>    the upper directory of the step that made the chain's last layer; used instead of the layer's own
     moved/<chain id>    the layer, by hard links, with what lies below a lower layer's symlink in the right place
@@ -9,8 +9,9 @@ directory.
                         copies of files that it links to
     of/<chain id>       the diff id of the chain's last layer, so that a prune knows what the chain's directories belong to
 
-Directories appear by rename, whole; two processes that make the same one use the one that was first, and unpacking is done under
-a lock, so that the second waits instead. What was left by a process that died is in the scratch space, which the next one reclaims.
+Directories appear by rename, whole; two processes that make the same one use the one that was first, and unpacking a blob is done
+under a lock, so that the second waits instead. What was left by a process that died is in the scratch space, which the next one
+reclaims.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 
 from engine.content.base import ContentStore
 from engine.content.scratch import Scratch
@@ -20,7 +21,7 @@ from engine.layer.entries import Entry
 from engine.layer.index import IndexStore
 from engine.layer.tree import Tree
 from engine.snapshot import jobs
-from engine.snapshot.base import Active, Unnamed
+from engine.snapshot.base import CLEANUP_SECONDS, Active, Unnamed
 from engine.snapshot.compare import all_new, changes, suspects
 from engine.snapshot.layers import LayerDirs, Place, chain_name
 from engine.snapshot.upper import found_in, read_upper, same_as_below
@@ -52,12 +53,21 @@ class OverlaySnapshotter:
 
     async def unpack_changes(self, changes: Changes, latest_mtime: int | None) -> Unnamed | None:
         """See `Snapshotter`."""
-        layers, _ = await self._opened()
-        return await self._workers.call(jobs.unpack_changed, layers.landing(), changes, latest_mtime)
+        landing = (await self._opened())[0].landing()
+        try:
+            return await self._workers.call(jobs.unpack_changed, landing, changes, latest_mtime)
+        except BaseException:
+            with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+                await self._remove(Path(landing.scratch))
+            raise
 
     async def publish(self, unnamed: Unnamed, diff_id: Digest) -> None:
         """See `Snapshotter`."""
         await self._workers.call(jobs.publish_unnamed, unnamed, diff_id)
+
+    async def abandon(self, unnamed: Unnamed) -> None:
+        """See `Snapshotter`."""
+        await self._remove(Path(unnamed.landing.scratch))
 
     async def prepare(self, chain: Chain, tree: FileTree) -> Active:
         """See `Snapshotter`."""
@@ -76,10 +86,13 @@ class OverlaySnapshotter:
         upper = active.root.upper
         read = await self._workers.call(read_upper, upper, environment.xattrs)
         index, removed, opaque = read
-        if not (removed or opaque) and (new := all_new(index, tree, environment.ids, os.fsencode(upper))):
-            return new
+        # In threads, since what is asked of the tree may have its layers put together.
+        if not (removed or opaque):
+            new = await anyio.to_thread.run_sync(all_new, index, tree, environment.ids, os.fsencode(upper))
+            if new:
+                return new
         found = found_in(read)
-        same: Sequence[bytes] = suspects(found, tree, environment.ids)
+        same: Sequence[bytes] = await anyio.to_thread.run_sync(suspects, found, tree, environment.ids)
         if same:
             same = await self._workers.call(same_as_below, upper, active.root.lower, same)
         return Changes.of(changes(found, tree, environment.ids, frozenset(same), os.fsencode(upper)))

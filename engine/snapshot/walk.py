@@ -69,6 +69,9 @@ class WalkSnapshotter:
     async def publish(self, unnamed: Unnamed, diff_id: Digest) -> None:
         """See `Snapshotter`."""
 
+    async def abandon(self, unnamed: Unnamed) -> None:
+        """See `Snapshotter`."""
+
     async def prepare(self, chain: Chain, tree: FileTree) -> Active:
         """See `Snapshotter`."""
         await self._opened()

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from engine.errors import ContextError, StorageError
+from engine.errors import ContentError, ContextError, StorageError
 from engine.image.descriptor import OCI_LAYER, Descriptor
 from engine.image.digest import Digest
 from engine.isolate.base import IdMap
-from engine.layer.apply import Style, unpack
+from engine.layer.apply import unpack
 from engine.layer.base import Layer, file_state
 from engine.layer.changes import Changes
 from engine.layer.columns import Columns
@@ -35,8 +35,9 @@ IS_ROOT = os.geteuid() == 0
 def same_as_unpacked(changes: Sequence[Change], work: Path, **options: object) -> None:
     for name in ("ours", "theirs"):
         (work / name).mkdir(exist_ok=True)
-    contents = unpack_changes(Changes.of(changes), str(work / "ours"), owners=IS_ROOT, **options)  # type: ignore[arg-type]
-    pack_changes(Changes.of(changes), str(work / "blob"), "none", clamp_mtime=options.pop("latest_mtime", None))  # type: ignore[arg-type]
+    contents, digests = unpack_changes(Changes.of(changes), str(work / "ours"), owners=IS_ROOT, **options)  # type: ignore[arg-type]
+    packed = pack_changes(Changes.of(changes), str(work / "blob"), "none", hash_files=True,
+                          clamp_mtime=options.pop("latest_mtime", None))  # type: ignore[arg-type]
     found = unpack(str(work / "blob"), str(work / "theirs"), owners=IS_ROOT, **options)  # type: ignore[arg-type]
     untimed = {b"", *found.implicit}  # of these nobody has said of what time they are, nor of whiteouts
     ours, theirs = ({path: row[:8] + row[9:] if path in untimed or (row[0], row[6]) == ("char", (0, 0)) else row
@@ -44,6 +45,7 @@ def same_as_unpacked(changes: Sequence[Change], work: Path, **options: object) -
     assert ours == theirs
     assert (tuple(contents.implicit), contents.foreign()) == (found.implicit, found.foreign_links)
     assert contents.result() == found.entries
+    assert digests == packed.digests
 
 
 def test_of_everything_there_is(tmp_path: Path) -> None:
@@ -71,31 +73,22 @@ def test_of_random_layers(tmp_path_factory: pytest.TempPathFactory, chain: tuple
         shutil.rmtree(work)
 
 
-@pytest.mark.parametrize("styled", ["overlay-user", "plain"])
-def test_of_names_that_mean_something_in_a_layer(tmp_path: Path, styled: Style) -> None:
-    """A file that is called like a whiteout is one to whoever reads the layer; and a layer may lack the directories above."""
-    if styled == "overlay-user" and not _user_attributes(tmp_path):
-        pytest.skip("this filesystem has no attributes for users")
+def test_of_layers_that_lack_directories_or_link_to_lower_files(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x")
-
-    def file(path: bytes) -> Change:
-        return Change(Entry(path, "file", 0o644, size=1), bytes(tmp_path / "f"))
-
-    changes = [file(b"a/b/c"), file(b"a/.wh.gone") if IS_ROOT or styled == "plain" else file(b"a/x"), Change(Entry(b"q", "dir", 0o700)),
-               file(b"q/.wh..wh..opq"), file(b"q/.wh..wh.plnk"), Change(Entry(b"q/sub", "dir", 0o711)), file(b"q/sub/f"),
+    file = [Change(Entry(path, "file", 0o644, size=1), bytes(tmp_path / "f")) for path in (b"a/b/c", b"q/sub/f")]
+    changes = [file[0], Change(Entry(b"q", "dir", 0o700)), Change(Entry(b"q/sub", "dir", 0o711)), file[1],
                Change(Entry(b"q/sub/hard", "hardlink", link=b"q/sub/f")), Change(Entry(b"q/to", "hardlink", link=b"etc/lower"))]  # fmt: skip
-    same_as_unpacked(changes, tmp_path, style=styled)
+    same_as_unpacked(changes, tmp_path, style="plain")
     assert (tmp_path / "ours/q/sub/hard").samefile(tmp_path / "ours/q/sub/f")
     assert stat.S_IMODE((tmp_path / "ours/q").stat().st_mode) == 0o700
-    assert not list((tmp_path / "ours/q").glob(".wh*")) and not (tmp_path / "ours/q/to").exists()
+    assert not (tmp_path / "ours/q/to").exists()
 
 
-def _user_attributes(place: Path) -> bool:
-    try:
-        os.setxattr(place, "user.test", b"")
-    except OSError:
-        return False
-    return True
+@pytest.mark.parametrize("name", [b".wh.gone", b"a/.wh.gone", b".wh..wh..opq", b"a/.wh..wh.plnk"])
+def test_names_that_mean_something_else_in_a_layer_are_left_to_who_reads_it(tmp_path: Path, name: bytes) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ContentError, match="means something else in a layer"):
+        unpack_changes(Changes.of([Change(Entry(name, "file", 0o644))]), str(tmp_path / "out"), owners=False)
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="needs root")
@@ -213,6 +206,7 @@ async def test_a_layer_that_somebody_else_unpacks_too_is_there_once(machine: Rig
     if first == "blob":
         await machine.snapshots.unpack(layer)
     await machine.snapshots.publish(unnamed, layer.diff_id)
+    await machine.snapshots.abandon(unnamed)
     await machine.snapshots.unpack(layer)
     directory = next((machine.state_dir / "layers").glob("*/diff")) / layer.diff_id.hex
     assert (directory / "app/f").read_text() == "12"

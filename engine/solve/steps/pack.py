@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 
 import anyio.to_thread
 
+from engine.errors import EngineError
 from engine.image.descriptor import Descriptor, layer_type
 from engine.image.digest import Digest
 from engine.layer.base import Layer
 from engine.layer.changes import Changes
 from engine.layer.pack import Packed, pack_changes
-from engine.snapshot.base import Snapshotter, Unnamed
+from engine.snapshot.base import CLEANUP_SECONDS, Snapshotter, Unnamed
 from engine.solve.departure import Departure
 from engine.solve.mechanisms import Job, Mechanisms
 from engine.tasks import gather
@@ -45,16 +46,15 @@ async def make_layer(job: Job, changes: Changes, *, own_files: bool, hash_files:
         if depart and changes.size >= SENT_MEANWHILE:
             departure = stack.enter_context(Departure(writer.path, job.scratch / f"departure-{secrets.token_hex(8)}"))
             depart(departure)
-        arguments = (str(writer.path), job.compression, job.compression_level, str(mechanisms.indexes.directory), job.latest_mtime,
-                     hash_files, str(departure.signals) if departure else "")  # fmt: skip
         small = not changes.count or (own_files and changes.count < FEW and changes.size < SMALL)
         snapshots = await _snapshots(mechanisms) if run_on and not small else None
-        unnamed: Unnamed | None = None
+        arguments = (str(writer.path), job.compression, job.compression_level, str(mechanisms.indexes.directory), job.latest_mtime,
+                     hash_files or snapshots is not None, str(departure.signals) if departure else "")  # fmt: skip
         pack: Callable[[], Awaitable[Packed]] = partial(mechanisms.workers.call, pack_changes, changes, *arguments)
         if small:
             pack = partial(anyio.to_thread.run_sync, pack_changes, changes, *arguments, limiter=mechanisms.limiters.workers)
         if snapshots:
-            packed, unnamed = await gather(pack, partial(snapshots.unpack_changes, changes, job.latest_mtime))
+            packed = await _unpacked_meanwhile(snapshots, pack, changes, job.latest_mtime)
         else:
             packing = pack()
             del changes, pack  # they can be large, and who packs them has them now
@@ -63,10 +63,30 @@ async def make_layer(job: Job, changes: Changes, *, own_files: bool, hash_files:
         writer.commit(blob.digest, blob.size)
         if departure:
             departure.made(blob, mechanisms.content.path(blob.digest))
-    layer = Layer(Digest("sha256", packed.diff_id), blob)
-    if snapshots and unnamed:
-        await snapshots.publish(unnamed, layer.diff_id)
-    return layer, packed.digests
+    return Layer(Digest("sha256", packed.diff_id), blob), packed.digests
+
+
+async def _unpacked_meanwhile(snapshots: Snapshotter, pack: Callable[[], Awaitable[Packed]], changes: Changes,
+                              latest_mtime: int | None) -> Packed:  # fmt: skip
+    """Packs changes, and unpacks their layer. Files may be written to meanwhile: if both have not read the very same, the unpacked
+    layer counts for nothing. Nor does it matter if it fails. Whoever needs the layer unpacked can have it from its blob."""
+    unpacked: Unnamed | None = None
+
+    async def unpack() -> None:
+        nonlocal unpacked
+        with suppress(EngineError):
+            unpacked = await snapshots.unpack_changes(changes, latest_mtime)
+
+    try:
+        packed, _ = await gather(pack, unpack)
+        if unpacked and unpacked.digests == packed.digests:
+            with suppress(EngineError):
+                await snapshots.publish(unpacked, Digest("sha256", packed.diff_id))
+    finally:
+        if unpacked:
+            with anyio.move_on_after(CLEANUP_SECONDS, shield=True), suppress(EngineError):
+                await snapshots.abandon(unpacked)
+    return packed
 
 
 async def _snapshots(mechanisms: Mechanisms) -> Snapshotter | None:

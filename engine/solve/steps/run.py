@@ -17,15 +17,13 @@ from engine.layer.base import Layer
 from engine.layer.tree import Tree
 from engine.plan.base import RunOp, Step
 from engine.plan.scope import DEFAULT_PATH
-from engine.snapshot.base import Active, Snapshotter
+from engine.snapshot.base import CLEANUP_SECONDS, Active, Snapshotter
 from engine.solve.mechanisms import Job
 from engine.solve.state import State
 from engine.solve.steps.mounts import PreparedMounts, prepare_mounts
 from engine.solve.steps.pack import Depart, make_layer
 from engine.solve.steps.unpack import unpack
 
-CLEANUP_SECONDS = 30
-"""How long the removal of a root may take after the build was cancelled."""
 SHORT = 0.1
 """Seconds. A command that takes no longer will most likely have changed little, of which the tree can be asked as it is."""
 KEPT_LINES = 50

@@ -106,13 +106,15 @@ def test_what_the_layers_say_of_a_path_is_told_without_putting_them_together(upp
     pytest.param([Entry(b"bin/sh", "whiteout")], b"usr/bin/sh", id="what is removed through a link"),
     pytest.param([Entry(b"bin", "opaque")], b"usr/bin/sh", id="what is emptied through a link"),
     pytest.param([Entry(b"ls", "hardlink", link=b"usr/bin/sh")], b"etc", id="beside a hard link to a lower layer's file"),
+    pytest.param([Entry(b"ls", "hardlink", link=b"etc/group"), file(b"etc/group", 7)], b"ls", id="a link to what comes after it"),
 ])  # fmt: skip
 def test_where_that_is_not_clear_they_are(upper: list[Entry], path: bytes, base: int) -> None:
     tree, stack = over([OS, Index(upper)], base)
     with pytest.raises(UnclearError):
         stack.get(path)
-    with pytest.raises(UnclearError):
-        stack.locate(path)
+    for ask in (stack.locate, stack.children, stack.identity, stack.read):
+        with pytest.raises(UnclearError):
+            ask(path)
     lazy = tree_of([OS, Index(upper), MANY])
     assert lazy.get(path) == tree.get(path)
     assert lazy._table is not None
@@ -121,6 +123,7 @@ def test_where_that_is_not_clear_they_are(upper: list[Entry], path: bytes, base:
 @pytest.mark.parametrize("upper", [
     pytest.param([file(b"etc/passwd/x")], id="below a file"),
     pytest.param([Entry(b"f", "hardlink", link=b"nowhere")], id="a hard link to nothing"),
+    pytest.param([Entry(b"f", "hardlink", link=b"g"), file(b"g")], id="a hard link to what is not there yet"),
 ])  # fmt: skip
 def test_what_makes_no_sense_does_not_go_unnoticed(upper: list[Entry]) -> None:
     with pytest.raises(ContentError):
@@ -177,3 +180,15 @@ def test_names_are_told_as_long_as_they_are_few() -> None:
 def test_a_directory_of_very_many_names_needs_the_layers_to_be_put_together() -> None:
     tree = tree_of([OS, MANY])
     assert len(tree.children(b"many")) == 5000 and tree._table is not None
+
+
+def test_who_puts_them_together_meanwhile_leaves_nothing_to_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree, over = tree_of([OS, MANY]), Stack.over
+
+    def grown_meanwhile(self: Stack, index: Index) -> Stack:
+        tree.grow()
+        return over(self, index)
+
+    monkeypatch.setattr(Stack, "over", grown_meanwhile)
+    assert tree.get(b"etc") == directory(b"etc")
+    assert tree._table is not None and tree._stack is None
