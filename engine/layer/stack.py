@@ -49,7 +49,7 @@ class Stack:
 
     def __init__(self, lower: Lower, height: int, layers: Sequence[StackedLayer] | None = (), size: int = 0,
                  others: Sequence[set[bytes]] = ()) -> None:  # fmt: skip
-        """`height` is the number of layers that `lower` is of, `size` that of the entries of `layers`, and `others` hold all of them
+        """`height` is the number of layers that `lower` is of, `size` that of the entries of `layers`, and `others` all of them
         that are no directories. With None for layers nothing can be told."""
         self.size = size
         self._lower, self._height, self._layers = lower, height, tuple(layers or ())
