@@ -18,7 +18,7 @@ from engine.errors import ContentError, ContextError, EngineError, NotFoundError
 from engine.image.config import ImageConfig
 from engine.image.digest import Digest
 from engine.image.manifest import Manifest, parse
-from engine.layer.apply import scan
+from engine.layer.apply import Unpacked, scan
 from engine.layer.hashing import blob_digest
 from engine.snapshot.holdings import IndexHolding, LayerHolding
 
@@ -185,8 +185,9 @@ class Upkeep:
         if content.size(layer.blob) != layer.size:
             return []
         index = indexes.get(layer.diff_id)
+        look = _scan_hashed if index is not None and any(index.columns.known) else scan
         try:
-            scanned = await self._wiring.workers.call(scan, str(content.path(layer.blob)), str(layer.diff_id))
+            scanned = await self._wiring.workers.call(look, str(content.path(layer.blob)), str(layer.diff_id))
         except ContentError as error:
             indexes.path(layer.diff_id).unlink(missing_ok=True)
             await self._wiring.records.remove(keys)
@@ -245,6 +246,11 @@ async def _delete(registry: Registry, place: Reference) -> None:
         if error.status == _NOT_ALLOWED and error.hint is None:
             error.hint = "the registry does not let anything be removed: see its settings, such as storage.delete.enabled"
         raise
+
+
+def _scan_hashed(blob: str, diff_id: str) -> Unpacked:
+    """As `scan`, with digests of the files. A job for a worker."""
+    return scan(blob, diff_id, hash_files=True)
 
 
 def _sum(kind: str, items: Sequence[Item], removable: set[tuple[str, str]]) -> KindUsage:

@@ -12,7 +12,9 @@ import pytest
 from engine import Engine, Settings
 from engine.errors import IsolationError
 from engine.isolate.base import Environment, IdMap
+from engine.layer.index import Index
 from engine.snapshot.jobs import UnpackTask
+from engine.upkeep import opened
 from engine.workers.pool import WorkerPool
 
 from .conftest import request, write_context
@@ -112,3 +114,24 @@ async def test_where_nothing_can_be_run_files_are_copied_all_the_same(base: str,
         with pytest.raises(IsolationError, match="RUN is not possible here: nothing is allowed here"):
             await engine.build(request(context))
     assert (jobs.names.count("pack_changes"), jobs.from_changes()) == (1, 0)
+
+
+async def test_what_was_packed_with_digests_is_verified_with_them(base: str, memory: Path) -> None:
+    context = many(memory / "app", f"FROM {base}\nCOPY tree /tree\nRUN test -e /tree/d1/f1\n")
+    async with Engine(Settings(memory / "other")) as engine:
+        await engine.build(request(context))
+
+    async def findings() -> list[tuple[str, str]]:
+        async with opened(Settings(memory / "other")) as upkeep:
+            return [(finding.kind, finding.problem) for finding in (await upkeep.verify())[1]]
+
+    assert await findings() == []
+    wrong = 0
+    for path in (memory / "other/indexes").glob("*/*"):
+        index = Index.from_bytes(path.read_bytes())
+        if any(index.columns.known):
+            entries = [entry._replace(digest="0" * 64 if entry.digest else "") for entry in index.entries]
+            path.write_bytes(Index(entries, index.files).to_bytes())
+            wrong += 1
+    assert wrong == 1
+    assert await findings() == [("index", "it is not the index of the layer")]

@@ -160,6 +160,10 @@ def sane_entry(files: Files, state: Files, entry: Entry) -> bool:
     links = links_above(state, entry.path)
     if links and (len(links) > 1 or links[0] not in files or state.get(resolve(files, links[0]), Node("file")).kind != "dir"):
         return False
+    if links:  # nor through another one behind that
+        behind = posixpath.join(resolve(files, links[0]), ("/" + entry.path.decode())[len(links[0]) + 1 :])
+        if links_above(state, behind.lstrip("/").encode()):
+            return False
     if entry.kind != "hardlink":
         return True
     return not links_above(state, entry.link) and state.get("/" + entry.path.decode(), Node("file")).kind != "dir"
