@@ -17,6 +17,7 @@ from engine.layer.entries import Change, Entry
 from engine.layer.pack import pack_changes
 from engine.snapshot import jobs
 from engine.solve.mechanisms import Job
+from engine.solve.steps import pack
 from engine.solve.steps.pack import make_layer
 from tests.contract.roots import Rig, rig
 
@@ -79,6 +80,13 @@ async def test_it_is_there_when_the_layer_is(making: Making) -> None:
     layer = await making.run()
     assert making.unpacked(layer) == [b"1" * SIZE]
     assert making.left() == []
+
+
+async def test_very_many_files_are_packed_alone(making: Making, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "MANY", 0)
+    layer = await making.run()
+    assert making.unpacked(layer) == [] == making.left()
+    assert making.machine.content.size(layer.blob.digest) == layer.blob.size
 
 
 @pytest.mark.parametrize("first", ["packed", "unpacked"])
