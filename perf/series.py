@@ -71,7 +71,7 @@ def _round(work: Work, builder: Builder, context: Path, plan: Plan, place: Path,
 
     builder.forget()
     plain = Build(context, f"{plan.address}/{repository}:1")
-    if modes != ["cached"]:
+    if set(modes) - {"cached"}:
         one("cold", plain)
         if "repeated" in modes:
             one("repeated", plain)

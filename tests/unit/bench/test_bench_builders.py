@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from perf import builders, results
-from perf.builders import Build, Docker
+from perf import builders, results, series
+from perf.builders import Build, Builder, Docker
 from perf.measure import Taken
 from perf.picture import Bar, picture
 from perf.series import Run
@@ -149,3 +149,15 @@ def test_words_that_are_not_known_are_errors(words: list[str], complaint: str) -
     ended = subprocess.run([sys.executable, "-m", "perf", *words], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 2
     assert complaint in ended.stderr
+
+
+def test_a_work_is_not_built_where_it_has_none_of_the_modes(tmp_path: Path) -> None:
+    class Never(Builder):
+        name = "never"
+
+        def command(self, build: Build) -> list[str]:
+            raise AssertionError("it is built")
+
+    runs30 = next(work for work in WORKS if work.name == "runs30")
+    plan = series.Plan("127.0.0.1:1", 1, ["edited"])
+    assert series.run([runs30], [Never(tmp_path)], {"runs30": tmp_path}, plan, tmp_path) == []
