@@ -36,6 +36,7 @@ from engine.wiring import Wiring
 
 if TYPE_CHECKING:
     from engine.solve.rebuild import Choose, Rebuilt
+    from engine.workers.spawn import Spawned
 
 MOST_GONE = 20
 """Layers that a build can do without before it gives up on the cache."""
@@ -44,13 +45,16 @@ MOST_GONE = 20
 class Engine:
     """Builds images. Use it as an async context manager: leaving it ends every process it started."""
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time, spawned: Spawned | None = None) -> None:
+        """`clock` gives seconds since the epoch. `spawned` is a process for its workers, started before there was an event loop."""
         self._settings = settings
+        self._spawned = spawned
         self._clock = clock
         self._wiring: Wiring | None = None
 
     async def __aenter__(self) -> Engine:
-        self._wiring = await Wiring(self._settings, clock=self._clock).__aenter__()
+        spawned, self._spawned = self._spawned, None
+        self._wiring = await Wiring(self._settings, clock=self._clock, spawned=spawned).__aenter__()
         Reserve(self._settings.state_dir / "reserve").keep()
         return self
 

@@ -47,9 +47,7 @@ if TYPE_CHECKING:
     from engine.cache.storage import Image, Place, Storage
     from engine.registry.base import Puller, Registry
     from engine.snapshot.base import Snapshotter
-
-JOBS = ("engine.layer.pack", "engine.snapshot.jobs", "engine.snapshot.upper")
-"""The modules of the jobs that most builds have."""
+    from engine.workers.spawn import Spawned
 
 CLOSE_SECONDS = 30
 """How long the end of an engine may take to remove what is left."""
@@ -61,8 +59,9 @@ DISK_SECONDS = 600.0
 class Wiring:
     """The objects of one engine, and how they end. Made inside an event loop; used as an async context manager."""
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time, spawned: Spawned | None = None) -> None:
         self.settings = settings
+        self._spawned = spawned
         self._clock = clock
         self._stack = AsyncExitStack()
         self._registry: Registry | None = None
@@ -82,7 +81,7 @@ class Wiring:
         except StorageError:
             self.scratch.close()
             raise
-        self.workers = WorkerPool(self.settings, self.limiters.workers, sockets, JOBS)
+        self.workers = WorkerPool(self.settings, self.limiters.workers, sockets, self._spawned)
         self.digests = DigestStore(state / "digests.sqlite", time.time_ns)
         self.hasher = Hasher(self.digests, self.workers.call)
         self.locks = FileLocks(state / "locks")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from engine.progress.events import Event, Sink
     from engine.request import BuildRequest, BuildResult
     from engine.settings import Settings
+    from engine.workers.spawn import Spawned
 
 SUMMARY = "build an image from a Dockerfile"
 
@@ -151,14 +152,28 @@ def _build(arguments: argparse.Namespace, settings: Settings, request: BuildRequ
     from engine.cli import loop, results
 
     stdin = sys.stdin.buffer if request.context == "-" else None
-    with _traced(arguments.trace, renderer) as sink:
-        result = loop.run(lambda: _run(settings, request, renderer, sink, stdin))
+    with _spawned(settings, request) as spawned, _traced(arguments.trace, renderer) as sink:
+        result = loop.run(lambda: _run(settings, request, renderer, sink, stdin, spawned))
     renderer.close()
     results.write(result, iidfile=arguments.iidfile, metadata_file=arguments.metadata_file)
     if _is_quiet(arguments):
         print(result.digest)
     elif arguments.progress != "json":
         sys.stderr.write(results.summary(request, result))
+
+
+@contextmanager
+def _spawned(settings: Settings, request: BuildRequest) -> Iterator[Spawned | None]:
+    """The process for workers, before much else is imported, if nothing of the build can be known: hardly any needs none then."""
+    from engine.cli import paths
+
+    if request.cache_from or not paths.is_new(settings.state_dir):
+        yield None
+        return
+    from engine.workers.spawn import spawn
+
+    with spawn() as spawned:
+        yield spawned
 
 
 @contextmanager
@@ -200,7 +215,7 @@ def _check(settings: Settings, request: BuildRequest, renderer: Renderer) -> int
 
 
 async def _run(settings: Settings, request: BuildRequest, renderer: Renderer, sink: Sink,
-               stdin: BinaryIO | None) -> BuildResult:  # fmt: skip
+               stdin: BinaryIO | None, spawned: Spawned | None) -> BuildResult:  # fmt: skip
     import anyio
 
     from engine import Engine
@@ -212,7 +227,7 @@ async def _run(settings: Settings, request: BuildRequest, renderer: Renderer, si
 
     async with anyio.create_task_group() as group:
         group.start_soon(tick)
-        async with Engine(settings) as engine:
+        async with Engine(settings, spawned=spawned) as engine:
             result = await engine.build(request, sink=sink, stdin=stdin)
         group.cancel_scope.cancel()
     return result

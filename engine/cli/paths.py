@@ -23,6 +23,14 @@ def state_dir(given: str | None, environ: Mapping[str, str]) -> Path:
     return (Path(xdg) if os.path.isabs(xdg) else _home(environ) / ".local/state") / "aniko"
 
 
+def is_new(directory: Path) -> bool:
+    """Whether nothing is in a state directory yet, or nothing that can be seen."""
+    try:
+        return not any(directory.iterdir())
+    except OSError:
+        return True
+
+
 def docker_config(environ: Mapping[str, str]) -> dict[str, object]:
     """Docker's config.json (in DOCKER_CONFIG, else ~/.docker), empty if there is none. The `auths` of DOCKER_AUTH_CONFIG come
     before those of the file. Raises `UsageError` when one of them cannot be read."""

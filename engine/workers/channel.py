@@ -16,8 +16,9 @@ from engine.workers import wire
 class Channel:
     """One socket, used by one task at a time. `other` is the end to give away; it is closed here once it has been sent."""
 
-    def __init__(self) -> None:
-        self._socket, self.other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    def __init__(self, pair: tuple[socket.socket, socket.socket] | None = None) -> None:
+        """`pair` is its own end and the other one (default: a new pair)."""
+        self._socket, self.other = pair or socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.setblocking(False)
 
     async def send(self, message: object, fds: Sequence[int] = ()) -> None:

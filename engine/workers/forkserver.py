@@ -25,6 +25,10 @@ from engine.isolate.host import Host, Streams
 from engine.isolate.probe import Wishes, enter
 from engine.workers import jobs, wire
 
+JOBS = ("engine.layer.pack", "engine.snapshot.jobs", "engine.snapshot.upper")
+"""The modules of the jobs that most builds have. They are imported once, before workers are forked, and not by each of them; they
+start no threads."""
+
 
 def main() -> None:
     """Serves the channel on descriptor 0 until it ends."""
@@ -34,15 +38,15 @@ def main() -> None:
     os.dup2(null, 1)
     os.umask(0o022)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's interrupt is the event-loop process's to handle
+    for name in JOBS:
+        import_module(name)
     try:
-        (wishes, modules), _ = wire.receive(channel)
+        wishes, _ = wire.receive(channel)
         environment = enter(wishes)
     except Exception as error:
         wire.send(channel, (False, error))
         return
     wire.send(channel, (True, environment))
-    for name in modules:
-        import_module(name)
     server = ForkServer(channel, environment, wishes)
     gc.collect()
     gc.freeze()  # what is not looked at need not be copied by those we fork

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
@@ -21,6 +21,7 @@ from engine.workers.base import OutputSink
 if TYPE_CHECKING:  # a build whose steps are all known starts no process
     from engine.workers.channel import Channel
     from engine.workers.server import Server
+    from engine.workers.spawn import Spawned
 
 T = TypeVar("T")
 
@@ -44,18 +45,18 @@ class _Worker:
 
 class WorkerPool:
     """Implements `Workers`. `limit` bounds the jobs that run at once; `scratch` is a directory, made if need be, for what lives
-    no longer than a run, on the filesystem of the state directory. Nothing is started before it is needed. `modules` are those
-    that jobs are in: they are imported once, before workers are forked, and not by each of them.
+    no longer than a run, on the filesystem of the state directory. Nothing is started before it is needed; `spawned` is the
+    process of a fork server that has been, and is the pool's from now on.
 
     Every method raises `IsolationError` when the fork server has died, or cannot give what the settings insist on.
     """
 
     def __init__(self, settings: Settings, limit: anyio.CapacityLimiter, scratch: Path,
-                 modules: Sequence[str] = ()) -> None:
+                 spawned: Spawned | None = None) -> None:
         self._settings = settings
         self._limit = limit
         self._scratch = scratch.absolute()
-        self._modules = modules
+        self._spawned = spawned
         self._idle: list[_Worker] = []
         self._server: Server | None = None
         self._environment: Environment | None = None
@@ -138,6 +139,8 @@ class WorkerPool:
                     self._idle.pop().channel.close()
                 if server is not None:
                     await server.aclose()
+                elif self._spawned is not None:
+                    self._spawned.close()
 
     async def __aenter__(self) -> WorkerPool:
         return self
@@ -154,11 +157,13 @@ class WorkerPool:
                 if self._server is None:
                     from engine.isolate.probe import Wishes
                     from engine.workers.server import Server
+                    from engine.workers.spawn import spawn
 
                     self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
                     wishes = Wishes(self._settings.isolation, self._settings.snapshots, str(self._scratch))
                     with span("workers", "start of the fork server"):
-                        self._server, self._environment = await Server.start(wishes, self._modules)
+                        spawned, self._spawned = self._spawned or spawn(), None
+                        self._server, self._environment = await Server.start(spawned, wishes)
         return self._server
 
     async def _fork_worker(self) -> _Worker:

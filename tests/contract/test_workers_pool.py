@@ -16,6 +16,7 @@ from engine.isolate.base import DirectoryRoot, RunSpec
 from engine.layer.apply import scan
 from engine.settings import Settings
 from engine.workers.pool import LARGEST_IDLE, WorkerPool
+from engine.workers.spawn import spawn
 from tests.contract.jobs import fail, hold, write_to_full_disk
 
 
@@ -158,6 +159,30 @@ async def test_a_pool_that_is_not_used_starts_nothing(tmp_path: Path) -> None:
     async with WorkerPool(Settings(state_dir=tmp_path), anyio.CapacityLimiter(2), tmp_path / "run"):
         assert children() == before
     assert not (tmp_path / "run").exists()
+
+
+async def test_a_process_that_was_started_before_becomes_the_fork_server(tmp_path: Path) -> None:
+    with spawn() as spawned:
+        async with WorkerPool(Settings(tmp_path), anyio.CapacityLimiter(2), tmp_path / "run", spawned) as pool:
+            assert await pool.call(os.getppid) == spawned.process.pid
+        assert spawned.process.returncode == 0
+
+
+async def test_a_process_that_was_started_for_nothing_is_ended(tmp_path: Path) -> None:
+    before = children()
+    with spawn() as spawned:
+        async with WorkerPool(Settings(tmp_path), anyio.CapacityLimiter(2), tmp_path / "run", spawned):
+            assert alive(spawned.process.pid)
+        assert children() == before
+
+
+async def test_a_process_that_died_before_it_was_used_says_why(tmp_path: Path) -> None:
+    with spawn() as spawned:
+        spawned.process.kill()
+        async with WorkerPool(Settings(tmp_path), anyio.CapacityLimiter(2), tmp_path / "run", spawned) as pool:
+            with pytest.raises(IsolationError, match="the fork server has died"):
+                await pool.environment()
+            assert await pool.call(divmod, 7, 2) == (3, 1), "the next one is ours"
 
 
 async def test_the_processes_end_with_ours(tmp_path: Path) -> None:

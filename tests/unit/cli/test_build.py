@@ -27,6 +27,7 @@ from engine.image.reference import Reference
 from engine.progress.events import BuildFinished, BuildStarted, Event, StepFinished, StepOutput, StepStarted
 from engine.request import BuildRequest, BuildResult, OutputRequest, SecretSource
 from engine.settings import Settings
+from engine.workers.spawn import Spawned
 
 DIGEST, CONFIG = Digest.of(b"{}"), Digest.of(b"config")
 
@@ -43,8 +44,11 @@ class Engine:
     media_type: str = OCI_MANIFEST
     behave: Callable[[Callable[[Event], None]], Awaitable[None]] | None = None
 
-    def __call__(self, settings: Settings) -> Engine:
+    spawned: list[Spawned | None] = field(default_factory=list)
+
+    def __call__(self, settings: Settings, spawned: Spawned | None = None) -> Engine:
         self.settings.append(settings)
+        self.spawned.append(spawned)
         return self
 
     async def __aenter__(self) -> Engine:
@@ -82,6 +86,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Engine]:
     for name in ("ANIKO_DEBUG", "SOURCE_DATE_EPOCH", "DOCKER_AUTH_CONFIG", "NO_COLOR", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ANIKO_STATE_DIR", str(tmp_path / "state"))
+    (tmp_path / "state/cache").mkdir(parents=True)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.chdir(tmp_path)
     yield fake
@@ -242,7 +247,7 @@ def test_files_for_scripts(engine: Engine, tmp_path: Path, capsys: pytest.Captur
         "containerimage.digest": str(DIGEST),
         "image.name": "h:5/a:1,h:5/a:2",
     }
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["iid", "meta"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["iid", "meta", "state"]
     assert capsys.readouterr().err.endswith(f"built {DIGEST} (1 step run, 2 cached)\npushed h:5/a:1\npushed h:5/a:2\n")
 
 
@@ -340,3 +345,15 @@ def test_a_check_builds_nothing_and_its_code_says_what_it_found(engine: Engine, 
     assert main(["build", "--check", "--progress=plain", "."]) == code
     assert said in capsys.readouterr().err
     assert engine.requests == []
+
+
+@pytest.mark.parametrize(("state", "more", "early"), [
+    ("new", [], True), ("empty", [], True), ("state", [], False), ("new", ["--cache-from", "type=registry,ref=reg/cache"], False),
+])
+def test_the_process_for_workers_is_started_early_where_nothing_can_be_known(engine: Engine, tmp_path: Path, state: str,
+                                                                            more: list[str], early: bool) -> None:  # fmt: skip
+    (tmp_path / "empty").mkdir()
+    assert main(["build", "--state-dir", state, *more, "."]) == 0
+    (spawned,) = engine.spawned
+    assert (spawned is not None) == early
+    assert spawned is None or spawned.process.returncode is not None, "nobody has used it, so it must have been ended"
