@@ -24,7 +24,7 @@ from engine.snapshot import jobs
 from engine.snapshot.base import CLEANUP_SECONDS, Active, Unnamed
 from engine.snapshot.compare import all_new, changes, suspects
 from engine.snapshot.layers import LayerDirs, Place, chain_name
-from engine.snapshot.upper import found_in, read_upper, same_as_below
+from engine.snapshot.upper import found_in, read_upper, same_as_below, touches
 from engine.workers.base import Workers
 
 _ROOT = Entry(b"", "dir", 0o755)
@@ -78,6 +78,25 @@ class OverlaySnapshotter:
         await self._workers.call(jobs.make_active, str(directory), ("upper", "work"), root, environment.ids)
         overlay = OverlayRoot(lower, f"{directory}/upper", f"{directory}/work")
         return Active(str(directory.relative_to(self._state_dir)), overlay, chain)
+
+    async def prepare_on(self, below: Active, untouched: Sequence[bytes]) -> Active | None:
+        """See `Snapshotter`."""
+        _, environment = await self._opened()
+        assert isinstance(below.root, OverlayRoot) and below.root.upper is not None
+        directory = self._scratch.directory("overlay-")
+        overlay = OverlayRoot((below.root.upper, *below.root.lower), f"{directory}/upper", f"{directory}/work")
+        active = Active(str(directory.relative_to(self._state_dir)), overlay, below.chain)
+        if await self._workers.call(touches, below.root.upper, environment.xattrs, untouched):
+            await self.discard(active)
+            return None
+        await self._workers.call(jobs.make_active_on, str(directory), ("upper", "work"), below.root.upper)
+        return active
+
+    async def rebased(self, active: Active, chain: Chain) -> Active:
+        """See `Snapshotter`."""
+        layers, _ = await self._opened()
+        assert isinstance(active.root, OverlayRoot)
+        return Active(active.id, OverlayRoot(await layers.lowers(chain), active.root.upper, active.root.work), chain)
 
     async def changes(self, active: Active, tree: Tree) -> Changes:
         """See `Snapshotter`."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from engine.content.faults import storing
 from engine.isolate.overlay import Xattrs
-from engine.layer.entries import Entry
+from engine.layer.entries import Entry, ancestors
 from engine.layer.index import Index, collector_paused
 from engine.snapshot.compare import Found
 from engine.snapshot.disk import Names, entry_of, same_content
@@ -70,6 +70,27 @@ class _Reading:
                         if os.getxattr(name, self._mark, follow_symlinks=False) == b"y":
                             self.opaque.add(path)
         return below
+
+
+def touches(upper: str, xattrs: Xattrs, paths: Sequence[bytes]) -> bool:
+    """Whether an upper directory has something to say of one of the paths: there, or at a directory above that is not merged with
+    what is below."""
+    with storing(Path(upper)):
+        return any(_touches(os.fsencode(upper), f"{xattrs}.overlay.opaque", path) for path in paths)
+
+
+def _touches(upper: bytes, mark: str, path: bytes) -> bool:
+    for directory in ancestors(path):
+        full = os.path.join(upper, directory)
+        try:
+            if not stat.S_ISDIR(os.lstat(full).st_mode):
+                return True
+        except FileNotFoundError:
+            return False
+        with suppress(OSError):
+            if os.getxattr(full, mark, follow_symlinks=False) == b"y":
+                return True
+    return os.path.lexists(os.path.join(upper, path))
 
 
 def found_in(parts: tuple[Index, list[bytes], frozenset[bytes]]) -> Found:

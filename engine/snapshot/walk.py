@@ -84,6 +84,14 @@ class WalkSnapshotter:
             raise
         return Active(str(directory.relative_to(self._state_dir)), DirectoryRoot(f"{directory}/{state.ROOT}"), chain)
 
+    async def prepare_on(self, below: Active, untouched: Sequence[bytes]) -> Active | None:
+        """See `Snapshotter`. There is none: roots are not stacked here."""
+        return None
+
+    async def rebased(self, active: Active, chain: Chain) -> Active:
+        """See `Snapshotter`."""
+        return active
+
     async def changes(self, active: Active, tree: Tree) -> Changes:
         """See `Snapshotter`."""
         _, environment = await self._opened()

@@ -18,7 +18,9 @@ from engine.cache.inline import Made
 from engine.cache.tiers import Hit
 from engine.errors import EngineError, StorageError
 from engine.layer.base import Layer
-from engine.plan.base import CopyOp, ImageSource, Plan, RunOp, Step
+from engine.layer.tree import Tree
+from engine.plan.base import SCRATCH, CopyOp, ImageSource, Plan, RunOp, Step
+from engine.snapshot.base import Active
 from engine.solve.ahead import Bases, Sender
 from engine.solve.driver import Node
 from engine.solve.explain import reasons
@@ -28,7 +30,9 @@ from engine.solve.mechanisms import Job
 from engine.solve.state import State
 
 if TYPE_CHECKING:
+    from engine.solve.steps.early import EarlyCommand
     from engine.solve.steps.pack import Depart
+    from engine.solve.steps.run import Follow
     from engine.solve.steps.unread import Unread
 
 
@@ -57,11 +61,16 @@ class PlanWork:
         self._hits: dict[str, Hit] = {}
         self._plan = plan
         self._final = _line(plan)
+        self._background = background
         self._closing = closing
         self._sender = sender
         self._bases = Bases(plan, job, background, prefix)
         self.cached = 0
         self.ran = 0
+        self._missed: set[str] = set()
+        """Steps that were not found by their definitions."""
+        self._early: dict[str, EarlyCommand] = {}
+        """Commands of steps that are not executed yet."""
         self._unread: dict[str, CopyOp] = {}
         """Copies of files of a context that will not be found, so that they are made before their files are read for the key."""
         self._unknown: set[str] = set()
@@ -80,7 +89,7 @@ class PlanWork:
         if isinstance(node, ImageSource):
             return None
         if node.no_cache or node.id in self._unknown:
-            self._bases.missed(node)
+            self._miss(node)
             return None
         try:
             key = await self._keys.definition(node.id)
@@ -90,10 +99,14 @@ class PlanWork:
             raise
         hit = await self._find(node, key)
         if hit is None:
-            self._bases.missed(node)
+            self._miss(node)
             return None
         self._hits[node.id] = hit
         return FoundRecord(hit)
+
+    def _miss(self, step: Step) -> None:
+        self._missed.add(step.id)
+        self._bases.missed(step)
 
     def settled(self, node: Node) -> None:
         """Says that a step was cached."""
@@ -111,16 +124,27 @@ class PlanWork:
             self._bases.resolved(node, state.chain)
             return state
         async with self._job.mechanisms.limiters.steps:
-            self._job.report.step(self._id(node), self._prefix + node.name)
+            early = self._early.pop(node.id, None)
+            if early is None:
+                self._job.report.step(self._id(node), self._prefix + node.name)
             try:
-                state = await self._step(node, states)
+                state = await self._step(node, states, early)
             except EngineError as error:
                 self._failed(node, error)
+                self._forsake(node)
                 raise
             except BaseException:
                 self._job.report.finished(self._id(node), "canceled")
+                self._forsake(node)
                 raise
             return state
+
+    def _forsake(self, step: Step) -> None:
+        """Says that a command is given up that was begun on what a step has left."""
+        for each in self._plan.steps:
+            if each.parent == step.id and each.id in self._early:
+                del self._early[each.id]
+                self._job.report.finished(self._id(each), "canceled")
 
     def _failed(self, node: Node, error: EngineError) -> None:
         if isinstance(node, Step):
@@ -130,7 +154,7 @@ class PlanWork:
     def _id(self, node: Node) -> str:
         return f"{self._prefix}{node.id}"
 
-    async def _step(self, step: Step, states: Mapping[str, State]) -> State:
+    async def _step(self, step: Step, states: Mapping[str, State], early: EarlyCommand | None) -> State:
         """A step that its definition did not find: found by what its inputs are, made by somebody else meanwhile, or made."""
         if step.id in self._unread and (state := await self._copy_unread(step, states)) is not None:
             return state
@@ -141,7 +165,7 @@ class PlanWork:
 
         async def make() -> Hit:
             await self._explain_miss(step, key)
-            return Hit(await self._make(step, states, key), "")
+            return Hit(await self._make(step, states, key, early), "")
 
         if step.no_cache:
             hit, made = await make(), True
@@ -156,6 +180,8 @@ class PlanWork:
             if hit.record.layer is not None and step.id in self._final:
                 self._sender.send(hit.record.layer)
         else:
+            if early:
+                await early.abandon()
             self.cached += 1
             self._explain_hit(step, hit)
             await self._publish(step, hit.record.layer, hit.record.created, await self._keys.definition(step.id))
@@ -220,13 +246,38 @@ class PlanWork:
                 above.add(each.id)
         return False
 
-    async def _make(self, step: Step, states: Mapping[str, State], key: Key) -> Record:
+    async def _make(self, step: Step, states: Mapping[str, State], key: Key, early: EarlyCommand | None) -> Record:
         await key.prepare()
         await anyio.to_thread.run_sync(lambda: key.ingredients)  # while a step runs, what they are made of need not be there
-        layer = await run_step(self._job, step, states, self._inputs, self._depart(step), run_on=self._runs_on(step))
+        layer = await run_step(self._job, step, states, self._inputs, self._depart(step), run_on=self._runs_on(step),
+                               early=early, follow=self._follow(step, states))  # fmt: skip
         created = self._job.mechanisms.clock()
         await self._publish(step, layer, created, key, await self._keys.definition(step.id))
         return Record(key.digest, layer, created, step.text)
+
+    def _follow(self, step: Step, states: Mapping[str, State]) -> Follow | None:
+        """What begins the command after a step's before the step's layer is packed; None if it is to wait for that."""
+        after = [each for each in self._plan.steps if step.id in each.needs]
+        if len(after) != 1 or after[0].id not in self._missed or self._job.explain or self._job.latest_mtime is not None:
+            return None
+        (following,) = after
+        op, needed = following.op, {source.state for source in following.sources if source.state not in (None, SCRATCH)}
+        if not isinstance(op, RunOp) or not needed <= states.keys():
+            return None
+        from engine.solve.steps.early import begin
+
+        id = self._id(following)
+
+        def began() -> None:
+            self._job.report.step(id, self._prefix + following.name)
+
+        async def follow(active: Active, tree: Tree) -> EarlyCommand | None:
+            early = await begin(self._job, following, op, states, active, tree, self._background, began)
+            if early:
+                self._early[following.id] = early
+            return early
+
+        return follow
 
     async def _find(self, step: Step, key: Key) -> Hit | None:
         return await self._job.cache.find(key.digest, share=self._shared(step))
@@ -271,14 +322,14 @@ class PlanWork:
 
 
 async def run_step(job: Job, step: Step, states: Mapping[str, State], inputs: Inputs, depart: Depart | None = None, *,
-                   run_on: bool = False) -> Layer:  # fmt: skip
+                   run_on: bool = False, early: EarlyCommand | None = None, follow: Follow | None = None) -> Layer:  # fmt: skip
     """The layer that a step makes; raises what the step raises. Nothing is looked up or recorded. `depart` and `run_on` as for
-    `make_layer`."""
+    `make_layer`, `early` and `follow` as for `run`."""
     op = step.op  # what makes layers is imported here: a build in which nothing has changed makes none
     if isinstance(op, RunOp):
         from engine.solve.steps.run import run
 
-        return await run(job, step, op, states, depart)
+        return await run(job, step, op, states, depart, early=early, follow=follow)
     if isinstance(op, CopyOp):
         from engine.solve.steps.copy import copy
 
