@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Literal
 
 from engine.progress.events import (
@@ -29,6 +30,13 @@ class Reporter:
         self._clock = clock
         self._began = clock()
         self._said: set[str] = set()
+        self._prefix = ""
+
+    def within(self, prefix: str) -> Reporter:
+        """The same, for steps all of whose ids and names are to begin with `prefix`."""
+        inner = copy(self)
+        inner._prefix = self._prefix + prefix
+        return inner
 
     @property
     def now(self) -> float:
@@ -45,25 +53,25 @@ class Reporter:
 
     def step(self, step: str, name: str) -> None:
         """A step begins."""
-        self._emit(StepStarted(self.now, step, name))
+        self._emit(StepStarted(self.now, self._prefix + step, self._prefix + name))
 
     def output(self, step: str, stream: int, data: bytes) -> None:
         """A step's process wrote something."""
-        self._emit(StepOutput(self.now, step, stream, data))
+        self._emit(StepOutput(self.now, self._prefix + step, stream, data))
 
     def progress(self, step: str, what: str, done: int, total: int) -> None:
         """A transfer of a step goes on."""
-        self._emit(StepProgress(self.now, step, what, done, total))
+        self._emit(StepProgress(self.now, self._prefix + step, what, done, total))
 
     def finished(self, step: str, status: Literal["done", "cached", "failed", "canceled"], error: str = "",
                  detail: str = "") -> None:  # fmt: skip
         """A step ended."""
-        self._emit(StepFinished(self.now, step, status, error, detail))
+        self._emit(StepFinished(self.now, self._prefix + step, status, error, detail))
 
     def explained(self, step: str, name: str, key: str, *, tier: str = "", age: float = 0.0,
                   reasons: tuple[str, ...] = ()) -> None:  # fmt: skip
         """Where a step's result was found, or why it was not."""
-        self._emit(StepExplained(self.now, step, name, tier, key, age, reasons))
+        self._emit(StepExplained(self.now, self._prefix + step, self._prefix + name, tier, key, age, reasons))
 
     def carried(self, what: Literal["restored", "saved"], id: str, files: int, size: int, moved: int) -> None:
         """A cache mount came from a registry, or went there."""

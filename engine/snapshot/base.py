@@ -89,9 +89,10 @@ class Snapshotter(Protocol):
     async def prepare(self, chain: Chain, tree: FileTree) -> Active:
         """A root with the chain's files. `tree` is the merged view of the chain."""
 
-    async def prepare_on(self, below: Active, untouched: Sequence[bytes]) -> Active | None:
-        """A root with the files of another one, in which nothing runs any more, before that is the state of a longer chain. None
-        where there can be none, and if one of the paths `untouched` has been touched in the one below."""
+    async def prepare_on(self, below: Active, tree: FileTree, untouched: Sequence[bytes]) -> Active | None:
+        """A root with the files of another one, in which nothing runs any more, before that is the state of a longer chain. `tree`
+        is the merged view of the chain of the one below. None where there can be none, and if one of the paths `untouched` has been
+        touched in it."""
 
     async def rebased(self, active: Active, chain: Chain) -> Active:
         """The same snapshot, when the one that it was prepared on has been committed as `chain`."""

@@ -146,14 +146,6 @@ def make_active(directory: str, names: Sequence[str], root: Entry, ids: IdMap) -
         apply_changes([Change(root)], f"{directory}/{names[0]}", owners=ids.kind != "none", ids=ids)
 
 
-def make_active_on(directory: str, names: Sequence[str], below: str) -> None:
-    """As `make_active`; the root directory is as the one in another snapshot, `below`."""
-    with storing(Path(directory)):
-        for name in names:
-            os.mkdir(f"{directory}/{name}", 0o755)
-        copy_metadata(below, f"{directory}/{names[0]}")
-
-
 def keep_upper(upper: str, final: str, directory: str) -> None:
     """Publishes the upper directory of an active snapshot and removes the rest of it."""
     with storing(Path(final)):

@@ -71,26 +71,24 @@ class OverlaySnapshotter:
 
     async def prepare(self, chain: Chain, tree: FileTree) -> Active:
         """See `Snapshotter`."""
-        layers, environment = await self._opened()
-        lower = await layers.lowers(chain)
+        return await self._made(await (await self._opened())[0].lowers(chain), chain, tree)
+
+    async def prepare_on(self, below: Active, tree: FileTree, untouched: Sequence[bytes]) -> Active | None:
+        """See `Snapshotter`."""
+        _, environment = await self._opened()
+        assert isinstance(below.root, OverlayRoot) and below.root.upper is not None
+        if await self._workers.call(touches, below.root.upper, environment.xattrs, untouched):
+            return None
+        return await self._made((below.root.upper, *below.root.lower), below.chain, tree)
+
+    async def _made(self, lower: tuple[str, ...], chain: Chain, tree: FileTree) -> Active:
+        """An active snapshot on some directories, topmost first. The root directory is as in the tree."""
+        _, environment = await self._opened()
         directory = self._scratch.directory("overlay-")
         root = tree.get(b"") or _ROOT
         await self._workers.call(jobs.make_active, str(directory), ("upper", "work"), root, environment.ids)
         overlay = OverlayRoot(lower, f"{directory}/upper", f"{directory}/work")
         return Active(str(directory.relative_to(self._state_dir)), overlay, chain)
-
-    async def prepare_on(self, below: Active, untouched: Sequence[bytes]) -> Active | None:
-        """See `Snapshotter`."""
-        _, environment = await self._opened()
-        assert isinstance(below.root, OverlayRoot) and below.root.upper is not None
-        directory = self._scratch.directory("overlay-")
-        overlay = OverlayRoot((below.root.upper, *below.root.lower), f"{directory}/upper", f"{directory}/work")
-        active = Active(str(directory.relative_to(self._state_dir)), overlay, below.chain)
-        if await self._workers.call(touches, below.root.upper, environment.xattrs, untouched):
-            await self.discard(active)
-            return None
-        await self._workers.call(jobs.make_active_on, str(directory), ("upper", "work"), below.root.upper)
-        return active
 
     async def rebased(self, active: Active, chain: Chain) -> Active:
         """See `Snapshotter`."""

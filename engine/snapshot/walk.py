@@ -84,7 +84,7 @@ class WalkSnapshotter:
             raise
         return Active(str(directory.relative_to(self._state_dir)), DirectoryRoot(f"{directory}/{state.ROOT}"), chain)
 
-    async def prepare_on(self, below: Active, untouched: Sequence[bytes]) -> Active | None:
+    async def prepare_on(self, below: Active, tree: FileTree, untouched: Sequence[bytes]) -> Active | None:
         """See `Snapshotter`. There is none: roots are not stacked here."""
         return None
 

@@ -77,8 +77,8 @@ class Sender:
 class Bases:
     """The base images of a plan. Told which steps were not found and which images are resolved; both may come first."""
 
-    def __init__(self, plan: Plan, job: Job, background: TaskGroup, prefix: str) -> None:
-        self._job, self._background, self._prefix = job, background, prefix
+    def __init__(self, plan: Plan, job: Job, background: TaskGroup) -> None:
+        self._job, self._background = job, background
         self._steps = plan.steps
         self._parents = {step.id: step.parent for step in plan.steps}
         self._wanted: set[str] = set()
@@ -130,14 +130,14 @@ class Bases:
             nonlocal told
             if not told:
                 told = True
-                report.step(self._prefix + name, self._prefix + name)
-            report.progress(self._prefix + name, str(blob.digest), done, blob.size)
+                report.step(name, name)
+            report.progress(name, str(blob.digest), done, blob.size)
 
         try:
             await prefetch(self._job, chain, progress)
         except BaseException:
             if told:
-                report.finished(self._prefix + name, "canceled")
+                report.finished(name, "canceled")
             raise
         if told:
-            report.finished(self._prefix + name, "done")
+            report.finished(name, "done")

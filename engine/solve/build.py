@@ -86,8 +86,8 @@ async def _images(job: Job, request: BuildRequest, plans: Sequence[Plan], text: 
     counts: list[Counts] = []
 
     async def one(n: int, plan: Plan) -> None:
-        prefix = f"{plan.platform} " if len(plans) > 1 else ""
-        images[n], count = await _image(job, request, plan, text, sender, closing, prefix)
+        own = replace(job, report=job.report.within(f"{plan.platform} ")) if len(plans) > 1 else job
+        images[n], count = await _image(own, request, plan, text, sender, closing)
         counts.append(count)
 
     async with anyio.create_task_group() as tasks:
@@ -186,10 +186,10 @@ async def _resolve(job: Job, graph: StageGraph, wanted: dict[ImageKey, StageNode
         raise _engine_error(group) from None
 
 
-async def _image(job: Job, request: BuildRequest, plan: Plan, text: str, sender: Sender, closing: TaskGroup,
-                 prefix: str) -> tuple[BuiltImage, Counts]:  # fmt: skip
+async def _image(job: Job, request: BuildRequest, plan: Plan, text: str, sender: Sender,
+                 closing: TaskGroup) -> tuple[BuiltImage, Counts]:  # fmt: skip
     async with anyio.create_task_group() as background:
-        work = PlanWork(plan, job, text, background, closing, sender, prefix)
+        work = PlanWork(plan, job, text, background, closing, sender)
         states = await solve(plan, work)
         background.cancel_scope.cancel()
     chain = await _compressed(job, request, states[plan.result].chain)

@@ -49,13 +49,11 @@ class FoundRecord(Struct, frozen=True):
 class PlanWork:
     """The work of one plan of one build. `cached` and `ran` count steps."""
 
-    def __init__(self, plan: Plan, job: Job, text: str, background: TaskGroup, closing: TaskGroup, sender: Sender,
-                 prefix: str = "") -> None:  # fmt: skip
+    def __init__(self, plan: Plan, job: Job, text: str, background: TaskGroup, closing: TaskGroup, sender: Sender) -> None:
         """What is done ahead is done in `background`, what need not be done before the image is finished in `closing`; the image's
         layers are given to the `sender` as they are made."""
         self._job = job
         self._text = text
-        self._prefix = prefix
         self._inputs = Inputs(job, closing)
         self._keys = Keys(plan, job, self._inputs)
         self._hits: dict[str, Hit] = {}
@@ -64,7 +62,7 @@ class PlanWork:
         self._background = background
         self._closing = closing
         self._sender = sender
-        self._bases = Bases(plan, job, background, prefix)
+        self._bases = Bases(plan, job, background)
         self.cached = 0
         self.ran = 0
         self._missed: set[str] = set()
@@ -94,7 +92,7 @@ class PlanWork:
         try:
             key = await self._keys.definition(node.id)
         except EngineError as error:
-            self._job.report.step(self._id(node), self._prefix + node.name)
+            self._job.report.step(node.id, node.name)
             self._failed(node, error)
             raise
         hit = await self._find(node, key)
@@ -112,9 +110,9 @@ class PlanWork:
         """Says that a step was cached."""
         self.cached += 1
         if isinstance(node, Step):
-            self._job.report.step(self._id(node), self._prefix + node.name)
+            self._job.report.step(node.id, node.name)
             self._explain_hit(node, self._hits[node.id])
-            self._job.report.finished(self._id(node), "cached")
+            self._job.report.finished(node.id, "cached")
 
     async def execute(self, node: Node, states: Mapping[str, State]) -> State:
         """A node's state: an image resolved, or a step found by content or run."""
@@ -126,7 +124,7 @@ class PlanWork:
         async with self._job.mechanisms.limiters.steps:
             early = self._early.pop(node.id, None)
             if early is None:
-                self._job.report.step(self._id(node), self._prefix + node.name)
+                self._job.report.step(node.id, node.name)
             try:
                 state = await self._step(node, states, early)
             except EngineError as error:
@@ -134,7 +132,7 @@ class PlanWork:
                 self._forsake(node)
                 raise
             except BaseException:
-                self._job.report.finished(self._id(node), "canceled")
+                self._job.report.finished(node.id, "canceled")
                 self._forsake(node)
                 raise
             return state
@@ -144,15 +142,12 @@ class PlanWork:
         for each in self._plan.steps:
             if each.parent == step.id and each.id in self._early:
                 del self._early[each.id]
-                self._job.report.finished(self._id(each), "canceled")
+                self._job.report.finished(each.id, "canceled")
 
     def _failed(self, node: Node, error: EngineError) -> None:
         if isinstance(node, Step):
             error.at(node.location, self._text)
-            self._job.report.finished(self._id(node), "failed", error.message)
-
-    def _id(self, node: Node) -> str:
-        return f"{self._prefix}{node.id}"
+            self._job.report.finished(node.id, "failed", error.message)
 
     async def _step(self, step: Step, states: Mapping[str, State], early: EarlyCommand | None) -> State:
         """A step that its definition did not find: found by what its inputs are, made by somebody else meanwhile, or made."""
@@ -185,7 +180,7 @@ class PlanWork:
             self.cached += 1
             self._explain_hit(step, hit)
             await self._publish(step, hit.record.layer, hit.record.created, await self._keys.definition(step.id))
-        self._job.report.finished(self._id(step), "done" if made else "cached")
+        self._job.report.finished(step.id, "done" if made else "cached")
         return states[step.parent].grown(hit.record.layer, hit.record.created)
 
     async def _copy_unread(self, step: Step, states: Mapping[str, State]) -> State | None:
@@ -213,7 +208,7 @@ class PlanWork:
                 await writing_down()
             else:
                 await self._closing.start(writing_down)
-        self._job.report.finished(self._id(step), "done")
+        self._job.report.finished(step.id, "done")
         return made
 
     async def _write_down(self, step: Step, states: Mapping[str, State], copied: Unread, created: float, held: ExitStack, *,
@@ -266,10 +261,8 @@ class PlanWork:
             return None
         from engine.solve.steps.early import begin
 
-        id = self._id(following)
-
         def began() -> None:
-            self._job.report.step(id, self._prefix + following.name)
+            self._job.report.step(following.id, following.name)
 
         async def follow(active: Active, tree: Tree) -> EarlyCommand | None:
             early = await begin(self._job, following, op, states, active, tree, self._background, began)
@@ -312,13 +305,13 @@ class PlanWork:
     def _explain_hit(self, step: Step, hit: Hit) -> None:
         if self._job.explain:
             age = self._job.mechanisms.clock() - hit.record.created
-            self._job.report.explained(self._id(step), self._prefix + step.name, str(hit.record.key), tier=hit.tier, age=age)
+            self._job.report.explained(step.id, step.name, str(hit.record.key), tier=hit.tier, age=age)
 
     async def _explain_miss(self, step: Step, key: Key) -> None:
         if self._job.explain:
             await key.prepare()
             why = ("--no-cache was given",) if step.no_cache else reasons(key.ingredients, self._job.cache.similar(step.text))
-            self._job.report.explained(self._id(step), self._prefix + step.name, str(key.digest), reasons=why)
+            self._job.report.explained(step.id, step.name, str(key.digest), reasons=why)
 
 
 async def run_step(job: Job, step: Step, states: Mapping[str, State], inputs: Inputs, depart: Depart | None = None, *,

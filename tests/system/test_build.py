@@ -15,11 +15,11 @@ import pytest
 from engine import Engine, Settings
 from engine.errors import CopyError, DockerfileError, EngineError, NotFoundError, PlatformError, RegistryError, RunError
 from engine.image.platform import Platform
-from engine.progress.events import Event, StepFinished, StepOutput
+from engine.progress.events import Event, StepFinished, StepOutput, StepStarted
 from engine.registry.server.server import RegistryServer
 from engine.request import OutputRequest
 
-from .conftest import request, write_context
+from .conftest import busybox_rootfs, request, write_context
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
@@ -190,6 +190,18 @@ async def test_several_platforms_make_an_index(base: str, registry: RegistryServ
     manifests = json.loads(raw.stdout)["manifests"]
     assert [m["platform"]["architecture"] for m in manifests] == ["amd64", "arm64"]
     assert manifests[0]["digest"] != manifests[1]["digest"]
+
+
+async def test_what_is_told_of_several_platforms_tells_which(engine: Engine, memory: Path) -> None:
+    context = write_context(memory / "app", "FROM scratch\nADD rootfs.tar /\nARG TARGETARCH\nRUN echo on $TARGETARCH\n")
+    (context / "rootfs.tar").write_bytes(busybox_rootfs())
+    events: list[Event] = []
+    platforms = (Platform.parse("linux/amd64"), Platform.parse("linux/riscv64"))
+    await engine.build(request(context, platforms=platforms), sink=events.append)
+    names = {event.step: event.name for event in events if isinstance(event, StepStarted)}
+    assert {names[event.step].split()[0]: event.data for event in events if isinstance(event, StepOutput)} == {
+        "linux/amd64": b"on amd64\n", "linux/riscv64": b"on riscv64\n"}
+    assert {event.step for event in events if isinstance(event, StepFinished)} == names.keys()
 
 
 async def test_two_outputs_are_the_same_image(base: str, registry: RegistryServer, engine: Engine, memory: Path) -> None:

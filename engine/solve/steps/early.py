@@ -113,7 +113,7 @@ async def begin(job: Job, step: Step, op: RunOp, states: Mapping[str, State], be
     with suppress(EngineError):  # the step will meet it again
         account = lookup_account(op.user, tree)
         snapshots = await job.mechanisms.snapshots()
-        active = await snapshots.prepare_on(below, _ACCOUNTS)
+        active = await snapshots.prepare_on(below, tree, _ACCOUNTS)
         if active is not None:
             command = EarlyCommand(job, step, op, account, states, snapshots, below, active)
             try:

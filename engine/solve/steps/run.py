@@ -80,7 +80,8 @@ async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State], depa
         except BaseException:
             if following:
                 await following.abandon()
-            await (early.abandon() if early else _discard(snapshots, active))
+            if early is None:  # which would see to its root itself
+                await _discard(snapshots, active)
             raise
     if early:
         early.release()
