@@ -253,7 +253,7 @@ class PlanWork:
     def _follow(self, step: Step, states: Mapping[str, State]) -> Follow | None:
         """What begins the command after a step's before the step's layer is packed; None if it is to wait for that."""
         after = [each for each in self._plan.steps if step.id in each.needs]
-        if len(after) != 1 or after[0].id not in self._missed or self._job.explain or self._job.latest_mtime is not None:
+        if len(after) != 1 or after[0].id not in self._missed or self._job.latest_mtime is not None:
             return None
         (following,) = after
         op, needed = following.op, {source.state for source in following.sources if source.state not in (None, SCRATCH)}

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from engine import Engine, Settings
 from engine.errors import RunError, StorageError
-from engine.progress.events import Event, StepFinished, StepOutput, StepStarted
+from engine.progress.events import Event, StepExplained, StepFinished, StepOutput, StepStarted
 from engine.request import BuildRequest, OutputRequest
 from engine.settings import Limits
 from engine.solve.steps import run
@@ -155,9 +155,10 @@ async def test_they_run_while_the_layer_below_is_packed(engine: Engine, base: st
                                                         monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     context = write_context(memory / "app", f"FROM {base}\nRUN echo 1 > /x\nRUN echo seen $(cat /x)\nRUN echo and then\n")
     before_packing(monkeypatch, lambda: watch.says(b"seen 1\n"), lambda: watch.says(b"and then\n"))
-    result = await engine.build(request(context, push=False), sink=watch)
+    result = await engine.build(request(context, push=False, explain=True), sink=watch)
     assert result.ran == 3
     assert watch.early == 2
+    assert len([event for event in watch.events if isinstance(event, StepExplained)]) == 3
     assert watch.ended() == ["done", "done", "done"]
 
 
