@@ -53,7 +53,8 @@ class Tree:
 
     def get(self, path: bytes) -> Entry | None:
         """As in `FileTree`."""
-        return self._ask(lambda files: files.get(path))
+        table = self._table  # looked for here, since this is asked by the ten thousand
+        return table.get(path) if table is not None else self._ask(lambda files: files.get(path))
 
     def known(self, paths: Iterable[bytes]) -> set[bytes]:
         """Those of the paths at which there is something."""
