@@ -83,7 +83,7 @@ async def test_it_is_there_when_the_layer_is(making: Making) -> None:
 
 
 async def test_very_many_files_are_packed_alone(making: Making, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "MANY", 0)
+    monkeypatch.setattr(pack, "MOST", 0)
     layer = await making.run()
     assert making.unpacked(layer) == [] == making.left()
     assert making.machine.content.size(layer.blob.digest) == layer.blob.size

@@ -24,7 +24,7 @@ SMALL, FEW = 1 << 20, 200
 """Bytes and files. Less than this, readable by everybody's own user, is packed in a thread: a worker process would take longer to
 start."""
 
-MANY = 100_000
+MOST = 100_000
 """Files. More are not unpacked while they are packed: both workers together would take more memory than a build should, 300 MB."""
 
 SENT_MEANWHILE = 16 << 20
@@ -49,7 +49,7 @@ async def make_layer(job: Job, changes: Changes, *, own_files: bool, hash_files:
             departure = stack.enter_context(Departure(writer.path, job.scratch / f"departure-{secrets.token_hex(8)}"))
             depart(departure)
         small = not changes.count or (own_files and changes.count < FEW and changes.size < SMALL)
-        snapshots = await _snapshots(mechanisms) if run_on and not small and changes.count <= MANY else None
+        snapshots = await _snapshots(mechanisms) if run_on and not small and changes.count <= MOST else None
         arguments = (str(writer.path), job.compression, job.compression_level, str(mechanisms.indexes.directory), job.latest_mtime,
                      hash_files or snapshots is not None, str(departure.signals) if departure else "")  # fmt: skip
         pack: Callable[[], Awaitable[Packed]] = partial(mechanisms.workers.call, pack_changes, changes, *arguments)

@@ -21,7 +21,7 @@ from engine.solve.steps.copy import Copying, Planned
 from engine.solve.steps.pack import Depart, make_layer
 from engine.solve.steps.rows import Rows
 
-MANY = 4 << 20
+LARGE = 4 << 20
 """Bytes. For fewer it does not pay to find out digests while packing."""
 
 IN_EVERY_IMAGE = frozenset({b"bin", b"boot", b"dev", b"etc", b"home", b"lib", b"lib32", b"lib64", b"media", b"mnt", b"opt", b"proc",
@@ -65,13 +65,13 @@ async def copy_unread(job: Job, step: Step, op: CopyOp, states: Mapping[str, Sta
     guess: Rows | None = None
     if _is_new(op) and mechanisms.limiters.workers.total_tokens > 1 and not mechanisms.trees.knows(states[step.parent].chain):
         guess = await copying.rows(await copying.plan(EmptyTree()))
-        if guess.size < MANY:
+        if guess.size < LARGE:
             return None
     if guess is not None:
         made = await inputs.foreseeing(op, partial(_guessed, copying, guess, pack))
     else:
         rows = await copying.rows(await copying.plan(await inputs.foreseeing(op, copying.below)))
-        if rows.size < MANY:
+        if rows.size < LARGE:
             return None
         made = await pack(rows)
     files, subtrees = made.rows.digests(made.digests)
