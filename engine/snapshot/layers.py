@@ -115,7 +115,8 @@ class LayerDirs:
                 and not (os.path.isdir(f"{top}/diff/{layer.diff_id.hex}") and self._indexes.path(layer.diff_id).exists())]
 
     async def lowers(self, chain: Chain) -> tuple[str, ...]:
-        """The directories that make up a chain's files, topmost first; unpacks what is missing, side by side."""
+        """The directories that make up a chain's files, topmost first; unpacks what is missing, side by side. None comes twice,
+        which overlayfs refuses (ELOOP): of a layer that does, what lies lower changes nothing."""
         names = chain_names(chain)
         top = self._place.directory
         own = [os.path.isdir(f"{top}/chain/{name}") for name in names]
@@ -128,7 +129,7 @@ class LayerDirs:
                 out += await self._fitted(chain[: i + 1], name)
             else:
                 out.append(str(self.path("diff", chain[i].diff_id.hex)))
-        return tuple(reversed(out))
+        return tuple(dict.fromkeys(reversed(out)))
 
     async def files(self, chain: Chain, tree: Tree, paths: Sequence[bytes]) -> Mapping[bytes, tuple[bytes, int]]:
         """See `Snapshotter.files`."""

@@ -69,6 +69,17 @@ async def test_what_a_layer_puts_below_a_lower_symlink_lands_where_it_leads(mach
     assert [Path(os.fsdecode(found[path][0])).read_text() for path in sorted(found)] == ["1", "4"]
 
 
+async def test_a_layer_may_come_twice(machine: Rig) -> None:
+    twice = Tar().dirs("l", "l/d", mode=0o711).add("l/f", "1").add("l/d/x").add("data/.wh.a").bytes()
+    between = Tar().add("l/f", "2").add("l/.wh.d").add("data/a", "new").dirs("m").bytes()
+    empty = Tar().bytes()
+    state = await machine.base(empty, twice, empty, between, twice, empty)
+    active = await machine.snapshots.prepare(state.chain, state.tree)
+    ran = await machine.execute(active, "sh", "-c", "cat /l/f; test -d /m && stat -c '%a %n' /l/d /l/d/x && ! test -e /data/a")
+    assert (ran.status, ran.stdout, ran.stderr) == (0, b"1711 /l/d\n644 /l/d/x\n", b"")
+    assert await machine.changes(active, state.tree) == []
+
+
 async def test_a_hard_link_to_a_lower_layers_file_is_that_file(machine: Rig) -> None:
     state = await machine.base(Tar().dirs("l").add("l/a", kind=tarfile.LNKTYPE, link="data/a").add(
         "l/b", kind=tarfile.LNKTYPE, link="var/sub/c").bytes())
