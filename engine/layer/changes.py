@@ -32,6 +32,8 @@ class Changes(Struct):
     count: int
     size: int
     """Bytes of all files."""
+    newest: int
+    """The latest time of all, in nanoseconds since the epoch; 0 if there are none."""
     entries: bytes
     """An index of the entries."""
     sources: bytes = b""
@@ -79,7 +81,8 @@ class Changes(Struct):
     def by_columns(cls, entries: Columns, sources: Sequence[bytes], offsets: array[int],
                    states: array[int] | None = None) -> Changes:  # fmt: skip
         """Changes whose columns are there; `states` has two numbers for each."""
-        return cls(len(entries), sum(entries.numbers.size), columns.encode(entries), b"\0".join(sources),
+        numbers = entries.numbers
+        return cls(len(entries), sum(numbers.size), max(numbers.mtime, default=0), columns.encode(entries), b"\0".join(sources),
                    offsets.tobytes() if any(offsets) else b"", b"" if states is None else states.tobytes())  # fmt: skip
 
 

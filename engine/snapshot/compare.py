@@ -68,7 +68,7 @@ def all_new(index: Index, tree: Tree, ids: IdMap, root: bytes) -> Changes | None
     if dropped:
         _drop(rows, dropped)
         index = Index.of(rows, {})
-    return Changes(len(rows), sum(rows.numbers.size), index.to_bytes(), root=root)
+    return Changes(len(rows), sum(rows.numbers.size), max(rows.numbers.mtime, default=0), index.to_bytes(), root=root)
 
 
 def _drop(rows: Columns, dropped: Sequence[int]) -> None:

@@ -86,7 +86,12 @@ class OverlaySnapshotter:
         _, environment = await self._opened()
         directory = self._scratch.directory("overlay-")
         root = tree.get(b"") or _ROOT
-        await self._workers.call(jobs.make_active, str(directory), ("upper", "work"), root, environment.ids)
+        try:
+            await self._workers.call(jobs.make_active, str(directory), ("upper", "work"), root, environment.ids)
+        except BaseException:
+            with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+                await self._remove(directory)
+            raise
         overlay = OverlayRoot(lower, f"{directory}/upper", f"{directory}/work")
         return Active(str(directory.relative_to(self._state_dir)), overlay, chain)
 

@@ -190,7 +190,10 @@ async def _image(job: Job, request: BuildRequest, plan: Plan, text: str, sender:
                  closing: TaskGroup) -> tuple[BuiltImage, Counts]:  # fmt: skip
     async with anyio.create_task_group() as background:
         work = PlanWork(plan, job, text, background, closing, sender)
-        states = await solve(plan, work)
+        try:
+            states = await solve(plan, work)
+        finally:
+            work.close()
         background.cancel_scope.cancel()
     chain = await _compressed(job, request, states[plan.result].chain)
     near = {tag.registry for tag in request.tags}

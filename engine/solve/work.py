@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup, TaskStatus
-from msgspec import Struct
+from msgspec import Struct, field
 
 from engine.cache.base import Record
 from engine.cache.flight import once
@@ -46,6 +46,14 @@ class FoundRecord(Struct, frozen=True):
         return parent.grown(self.hit.record.layer, self.hit.record.created)
 
 
+class _Begun(Struct):
+    """A command that was begun early, and what holds the lock of its step, if it is `claimed`."""
+
+    command: EarlyCommand
+    claim: ExitStack = field(default_factory=ExitStack)
+    claimed: bool = False
+
+
 class PlanWork:
     """The work of one plan of one build. `cached` and `ran` count steps."""
 
@@ -67,7 +75,7 @@ class PlanWork:
         self.ran = 0
         self._missed: set[str] = set()
         """Steps that were not found by their definitions."""
-        self._early: dict[str, EarlyCommand] = {}
+        self._begun: dict[str, _Begun] = {}
         """Commands of steps that are not executed yet."""
         self._unread: dict[str, CopyOp] = {}
         """Copies of files of a context that will not be found, so that they are made before their files are read for the key."""
@@ -122,34 +130,26 @@ class PlanWork:
             self._bases.resolved(node, state.chain)
             return state
         async with self._job.mechanisms.limiters.steps:
-            early = self._early.pop(node.id, None)
-            if early is None:
+            begun = self._begun.pop(node.id, None)
+            if begun is None:
                 self._job.report.step(node.id, node.name)
             try:
-                state = await self._step(node, states, early)
+                with begun.claim if begun else nullcontext():
+                    state = await self._step(node, states, begun)
             except EngineError as error:
                 self._failed(node, error)
-                self._forsake(node)
                 raise
             except BaseException:
                 self._job.report.finished(node.id, "canceled")
-                self._forsake(node)
                 raise
             return state
-
-    def _forsake(self, step: Step) -> None:
-        """Says that a command is given up that was begun on what a step has left."""
-        for each in self._plan.steps:
-            if each.parent == step.id and each.id in self._early:
-                del self._early[each.id]
-                self._job.report.finished(each.id, "canceled")
 
     def _failed(self, node: Node, error: EngineError) -> None:
         if isinstance(node, Step):
             error.at(node.location, self._text)
             self._job.report.finished(node.id, "failed", error.message)
 
-    async def _step(self, step: Step, states: Mapping[str, State], early: EarlyCommand | None) -> State:
+    async def _step(self, step: Step, states: Mapping[str, State], begun: _Begun | None) -> State:
         """A step that its definition did not find: found by what its inputs are, made by somebody else meanwhile, or made."""
         if step.id in self._unread and (state := await self._copy_unread(step, states)) is not None:
             return state
@@ -160,23 +160,26 @@ class PlanWork:
 
         async def make() -> Hit:
             await self._explain_miss(step, key)
-            return Hit(await self._make(step, states, key, early), "")
+            return Hit(await self._make(step, states, key, begun.command if begun else None), "")
 
         if step.no_cache:
             hit, made = await make(), True
+        elif begun and begun.claimed:
+            found = await look()
+            hit, made = (found, False) if found else (await make(), True)
         else:
             mechanisms = self._job.mechanisms
             if _copy_of_context(step) and await look() is None:
                 async with mechanisms.locks.hold(await self._unread_lock(step, states), shared=True):
                     pass  # whoever makes a copy like this one without knowing its key may be making just this one
-            hit, made = await once(mechanisms.turns, mechanisms.locks, f"step {key.digest}", look, make)
+            hit, made = await once(mechanisms.turns, mechanisms.locks, _lock(key), look, make)
         if made:
             self.ran += 1
             if hit.record.layer is not None and step.id in self._final:
                 self._sender.send(hit.record.layer)
         else:
-            if early:
-                await early.abandon()
+            if begun:
+                await begun.command.abandon()
             self.cached += 1
             self._explain_hit(step, hit)
             await self._publish(step, hit.record.layer, hit.record.created, await self._keys.definition(step.id))
@@ -247,6 +250,7 @@ class PlanWork:
         layer = await run_step(self._job, step, states, self._inputs, self._depart(step), run_on=self._runs_on(step),
                                early=early, follow=self._follow(step, states))  # fmt: skip
         created = self._job.mechanisms.clock()
+        await self._claim(step, states[step.parent].grown(layer, created), states)
         await self._publish(step, layer, created, key, await self._keys.definition(step.id))
         return Record(key.digest, layer, created, step.text)
 
@@ -267,10 +271,26 @@ class PlanWork:
         async def follow(active: Active, tree: Tree) -> EarlyCommand | None:
             early = await begin(self._job, following, op, states, active, tree, self._background, began)
             if early:
-                self._early[following.id] = early
+                self._begun[following.id] = _Begun(early)
             return early
 
         return follow
+
+    async def _claim(self, step: Step, state: State, states: Mapping[str, State]) -> None:
+        """Has the step to itself whose command has been begun on what this one has left, before anybody can know this one's result:
+        who does would run the command, too."""
+        for each in self._plan.steps:
+            if each.parent == step.id and (begun := self._begun.get(each.id)):
+                with suppress(EngineError):  # the step will meet it again
+                    key = await self._keys.content(each, {**states, step.id: state})
+                    begun.claimed = begun.claim.enter_context(self._job.mechanisms.locks.attempt(_lock(key)))
+
+    def close(self) -> None:
+        """Says that commands are given up that were begun for steps which will not be executed."""
+        while self._begun:
+            id, begun = self._begun.popitem()
+            begun.claim.close()
+            self._job.report.finished(id, "canceled")
 
     async def _find(self, step: Step, key: Key) -> Hit | None:
         return await self._job.cache.find(key.digest, share=self._shared(step))
@@ -330,6 +350,11 @@ async def run_step(job: Job, step: Step, states: Mapping[str, State], inputs: In
     from engine.solve.steps.workdir import workdir
 
     return await workdir(job, step, op, states)
+
+
+def _lock(key: Key) -> str:
+    """The name of the lock of who makes what a content key is of."""
+    return f"step {key.digest}"
 
 
 def _copy_of_context(step: Step) -> CopyOp | None:

@@ -34,6 +34,8 @@ class Spawned:
 
     def last_words(self) -> str:
         """The last line of what the process has written to its standard error."""
+        if self._closed:
+            return ""
         lines = os.pread(self._log, 1 << 16, 0).decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else ""
 

@@ -15,12 +15,15 @@ import pytest
 from msgspec.structs import replace
 
 from engine import Engine, Settings
+from engine.cache.flight import FileLocks
 from engine.errors import RunError, StorageError
 from engine.progress.events import Event, StepExplained, StepFinished, StepOutput, StepStarted
 from engine.request import BuildRequest, OutputRequest
 from engine.settings import Limits
+from engine.snapshot.overlay import OverlaySnapshotter
 from engine.solve.steps import run
 from engine.solve.steps.early import EarlyCommand
+from engine.solve.work import PlanWork
 
 from .conftest import request, write_context
 
@@ -101,8 +104,8 @@ RUN rm -r /a/b && mkdir /a/b && echo 2 > /a/b/n && echo more >> /a/h && chmod 60
 RUN test "$(cat /a/h)" = "$(printf 'old\\nmore')" && mv /a /c && rm /etc/group && ln -s c /a && touch -d @9 /c/b \\
     && stat -c %a / && echo three
 USER 1000
-RUN --mount=type=cache,target=/cache,uid=1000 cp /a/b/n /cache/n && id -u && echo four
-RUN --mount=type=cache,target=/cache,uid=1000 cmp /a/b/n /cache/n && ! test -e /etc/group && stat -c %Y /c/b && echo five
+RUN --mount=type=cache,target=/cache,uid=1000 cp /a/b/n /cache/n && id -u && touch /tmp/four && echo four
+RUN --mount=type=cache,target=/cache,uid=1000 cmp /a/b/n /cache/n && ! test -e /etc/group && stat -c %Y /c/b && rm /tmp/four && echo five
 """
 LOOK = "RUN find / -xdev ! -path '/proc*' ! -path '/sys*' ! -path '/dev*' -exec stat -c '%n %F %a %u %g %h %s' {} + | sort\n"
 
@@ -153,7 +156,7 @@ async def test_what_comes_of_them_is_the_same(engine: Engine, base: str, memory:
 
 async def test_they_run_while_the_layer_below_is_packed(engine: Engine, base: str, memory: Path, watch: Watch,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    context = write_context(memory / "app", f"FROM {base}\nRUN echo 1 > /x\nRUN echo seen $(cat /x)\nRUN echo and then\n")
+    context = write_context(memory / "app", f"FROM {base}\nRUN echo 1 > /x\nRUN echo seen $(cat /x) | tee /y\nRUN echo and then\n")
     before_packing(monkeypatch, lambda: watch.says(b"seen 1\n"), lambda: watch.says(b"and then\n"))
     result = await engine.build(request(context, push=False, explain=True), sink=watch)
     assert result.ran == 3
@@ -228,7 +231,7 @@ async def test_a_build_that_is_cancelled_leaves_nothing(engine: Engine, base: st
 
 async def test_one_whose_result_is_found_after_all_is_given_up(engine: Engine, base: str, memory: Path, watch: Watch,
                                                                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    text = f"FROM {base}\nRUN touch -d @1600000000 /tmp/x; touch -d @1600000000 /tmp # {{0}}\nRUN cat /tmp/x > /y\nRUN echo {{0}}\n"
+    text = f"FROM {base}\nRUN touch -d @4000000000 /tmp/x; touch -d @4000000000 /tmp # {{0}}\nRUN cat /tmp/x > /y\nRUN echo {{0}}\n"
     context = write_context(memory / "app", text.format("first"))
     first = await engine.build(request(context, push=False), sink=watch)
     assert watch.early == 2
@@ -246,6 +249,88 @@ async def test_one_whose_result_is_found_after_all_is_given_up(engine: Engine, b
     assert roots == [2, 1], "the second command is begun while the first one's layer is packed, and gone when the third is over"
     assert first.digest != again.digest  # its history tells of the other comment
     assert nothing_is_left(memory / "state")
+
+
+async def test_nothing_is_begun_on_what_may_have_been_there_before(engine: Engine, base: str, memory: Path, watch: Watch) -> None:
+    context = write_context(memory / "app", f"FROM {base}\nRUN touch -d @1600000000 /tmp/x; touch -d @1600000000 /tmp\nRUN ls /tmp\n")
+    await engine.build(request(context, push=False), sink=watch)
+    assert watch.early == 0
+
+
+async def test_equal_builds_do_not_run_one_that_has_begun(engine: Engine, base: str, memory: Path, watch: Watch,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """Also if the build that has begun it is overtaken by one that waits for the step before."""
+    context = write_context(memory / "app", f"FROM {base}\nRUN echo 1 > /x\nRUN echo only once\n")
+    held: list[str] = []
+    hold, execute = FileLocks.hold, PlanWork.execute
+    third = anyio.Event()
+
+    def watched(self: FileLocks, name: str, *, shared: bool = False) -> Any:
+        if name.startswith("step "):
+            held.append(name)
+            if len(held) == 3:
+                third.set()
+        return hold(self, name, shared=shared)
+
+    async def late(self: PlanWork, node: Any, states: Any) -> Any:
+        if node.id in self._begun:
+            with anyio.fail_after(30):
+                await third.wait()
+        return await execute(self, node, states)
+
+    monkeypatch.setattr(FileLocks, "hold", watched)
+    monkeypatch.setattr(PlanWork, "execute", late)
+    ran: list[int] = []
+
+    async def build() -> None:
+        ran.append((await engine.build(request(context, push=False), sink=watch)).ran)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(build)
+        tasks.start_soon(build)
+    assert sorted(ran) == [0, 2]
+    assert watch.output() == b"only once\n"
+
+
+async def test_a_root_that_cannot_be_committed_is_removed(engine: Engine, base: str, memory: Path, watch: Watch,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    context = write_context(memory / "app", f"FROM {base}\nRUN echo 1 > /x\nRUN cat /x\n")
+
+    async def full(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patched, pytest.raises(StorageError, match="the disk is full"):
+        patched.setattr(OverlaySnapshotter, "commit", full)
+        await engine.build(request(context, push=False), sink=watch)
+    assert watch.early == 1
+    assert watch.ended() == ["done", "failed"]
+    assert nothing_is_left(memory / "state")
+    assert (await engine.build(request(context, push=False))).ran == 1
+
+
+@pytest.mark.parametrize("moment", range(8))
+async def test_whenever_a_build_is_cancelled_every_step_ends_and_nothing_is_left(engine: Engine, base: str, memory: Path, watch: Watch,
+                                                                                 moment: int) -> None:
+    context = write_context(memory / "app", f"FROM {base}\n" + "".join(f"RUN echo {n} > /x{n}; echo {n}\n" for n in range(4)))
+    scope = anyio.CancelScope()
+    seen = 0
+
+    def sink(event: Event) -> None:
+        nonlocal seen
+        watch(event)
+        if isinstance(event, StepStarted | StepFinished) and " RUN " in names.setdefault(event.step, getattr(event, "name", "")):
+            seen += 1
+            if seen == moment:
+                scope.cancel()
+
+    names: dict[str, str] = {}
+    with scope:
+        await engine.build(request(context, push=False), sink=sink)
+    started = [event.step for event in watch.events if isinstance(event, StepStarted)]
+    assert sorted(started) == sorted(event.step for event in watch.events if isinstance(event, StepFinished))
+    assert nothing_is_left(memory / "state")
+    assert engine._wiring and not engine._wiring.limiters.steps.borrowed_tokens
+    assert (await engine.build(request(context, push=False))).digest
 
 
 async def test_mounts_are_free_while_a_layer_is_packed(engine: Engine, base: str, memory: Path, watch: Watch,

@@ -6,6 +6,7 @@ neither a blob nor a digest. Only the key of its step and what is done after it 
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
@@ -28,35 +29,41 @@ _ACCOUNTS = (b"etc/passwd", b"etc/group")
 
 
 class EarlyCommand:
-    """A command on its way, in the root that another one has left: `below`. `run` is a task of its own, which owns both roots."""
+    """A command on its way, in the root that another one has left: `below`. `run` is a task of its own. The command's root is its
+    until it is released, and the one below from when it is handed over."""
 
     def __init__(self, job: Job, step: Step, op: RunOp, account: Account, states: Mapping[str, State], snapshots: Snapshotter,
-                 below: Active, active: Active) -> None:
+                 below: Active, active: Active, slot: object) -> None:
+        """`slot` has borrowed a token of the limiter of steps."""
         self._job, self._step, self._op, self._account, self._states = job, step, op, account, states
         self._snapshots = snapshots
         self._below, self._active = below, active
         self._chain: Chain | None = None
+        self._slot: object | None = slot
         self._scope = anyio.CancelScope()
         self._ended, self._over, self._released, self._gone = (anyio.Event() for _ in range(4))
         self._failure: Exception | None = IsolationError("the command was given up")
+        self.began = time.time_ns()
 
     def hand_over(self, chain: Chain) -> None:
-        """Says which state the root below is, now that it is packed; it is this one's to commit."""
+        """Says which state the root below is, now that it is packed. It will be committed when nobody is above it any more."""
         self._chain = chain
 
     @asynccontextmanager
     async def ran(self) -> AsyncIterator[Active]:
         """Waits for the end of the command, and gives its root, on the state that was handed over. The end of the block waits until
         the kernel has taken down what the root was mounted with. Raises what running the command has raised."""
+        self._give_back()  # the step itself has a token by now
         await self._ended.wait()
         if self._failure is None:
-            yield await self._settled()
+            await self._commit_below()
+            yield self._active
             await self._over.wait()
         if self._failure is not None:
             raise self._failure
 
     def release(self) -> None:
-        """Says that the command's root has been committed."""
+        """Says that the command's root has been committed, or handed over."""
         self._released.set()
 
     async def abandon(self) -> None:
@@ -66,20 +73,19 @@ class EarlyCommand:
             await self._gone.wait()
 
     async def run(self) -> None:
-        """Runs the command, and keeps its root until it is released."""
+        """Runs the command, and waits until its root is released or abandoned."""
         try:
             with self._scope:
                 await self._run()
                 await self._released.wait()
         finally:
             with anyio.move_on_after(CLEANUP_SECONDS, shield=True), suppress(EngineError):
-                await self._settled()
                 if not self._released.is_set():
                     await self._snapshots.discard(self._active)
+                await self._commit_below()
             self._gone.set()
 
     async def _run(self) -> None:
-        steps = self._job.mechanisms.limiters.steps
         try:
             async with AsyncExitStack() as stack:
                 mounts = await prepare_mounts(self._job, self._step, self._op, self._account, self._states, stack)
@@ -89,17 +95,29 @@ class EarlyCommand:
         except Exception as error:
             self._failure = error
         finally:
-            steps.release_on_behalf_of(self)
+            self._give_back()
             self._ended.set()
             self._over.set()
 
-    async def _settled(self) -> Active:
-        """The root, on the state of the one below, which is committed; to be called when the command has ended."""
-        if self._chain is not None:
-            chain, self._chain = self._chain, None
-            await self._snapshots.commit(self._below, chain)
-            self._active = await self._snapshots.rebased(self._active, chain)
-        return self._active
+    def _give_back(self) -> None:
+        """Gives the token back, unless that has been done."""
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            self._job.mechanisms.limiters.steps.release_on_behalf_of(slot)
+
+    async def _commit_below(self) -> None:
+        """Makes the root below the state that it is, and that state what this root is on; nothing runs here any more. That the
+        kernel may still be at the mount does not matter: it knows directories, not names. The root below is gone in any case."""
+        chain, self._chain = self._chain, None
+        if chain is None:
+            return
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._snapshots.commit(self._below, chain)
+                self._active = await self._snapshots.rebased(self._active, chain)
+            except EngineError:
+                await self._snapshots.discard(self._below)
+                raise
 
 
 async def begin(job: Job, step: Step, op: RunOp, states: Mapping[str, State], below: Active, tree: Tree, tasks: TaskGroup,
@@ -107,21 +125,25 @@ async def begin(job: Job, step: Step, op: RunOp, states: Mapping[str, State], be
     """Begins a command in the root that another has left, `below`, which was made on the state of `tree`. None if it has to wait:
     there is no room for another step, or who it is run as is known from the layer only. `began` is called before it says anything.
     """
-    steps = job.mechanisms.limiters.steps
-    if not steps.available_tokens or any(resolve(tree, path) != path for path in _ACCOUNTS):
+    if any(resolve(tree, path) != path for path in _ACCOUNTS):
         return None
-    with suppress(EngineError):  # the step will meet it again
-        account = lookup_account(op.user, tree)
-        snapshots = await job.mechanisms.snapshots()
-        active = await snapshots.prepare_on(below, tree, _ACCOUNTS)
-        if active is not None:
-            command = EarlyCommand(job, step, op, account, states, snapshots, below, active)
-            try:
-                steps.acquire_on_behalf_of_nowait(command)
-            except anyio.WouldBlock:
-                await snapshots.discard(active)
-                return None
-            began()
-            tasks.start_soon(command.run)
-            return command
-    return None
+    steps, slot = job.mechanisms.limiters.steps, object()
+    try:
+        steps.acquire_on_behalf_of_nowait(slot)
+    except anyio.WouldBlock:
+        return None
+    command: EarlyCommand | None = None
+    try:
+        with suppress(EngineError):  # the step will meet it again
+            account = lookup_account(op.user, tree)
+            snapshots = await job.mechanisms.snapshots()
+            active = await snapshots.prepare_on(below, tree, _ACCOUNTS)
+            if active is not None:
+                command = EarlyCommand(job, step, op, account, states, snapshots, below, active, slot)
+    finally:
+        if command is None:
+            steps.release_on_behalf_of(slot)
+    if command:
+        began()
+        tasks.start_soon(command.run)
+    return command

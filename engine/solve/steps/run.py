@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ SHORT = 0.1
 MANY, LARGE = 2_000, 8 << 20
 """Files and bytes. A layer of less is packed before the next command would have begun on it."""
 
+_SECOND = 1_000_000_000
+
 Follow = Callable[[Active, Tree], Awaitable["EarlyCommand | None"]]
 """May begin the next command. It is given a root in which nothing runs any more, and the tree of the state that it was made on."""
 
@@ -55,6 +58,7 @@ async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State], depa
         await unpack(job, chain, progress)
     tree = await job.mechanisms.trees.tree(chain)
     following: EarlyCommand | None = None
+    began = early.began if early else time.time_ns()
     async with AsyncExitStack() as mounted:
         if early is None:
             account = lookup_account(op.user, tree)
@@ -68,7 +72,8 @@ async def run(job: Job, step: Step, op: RunOp, states: Mapping[str, State], depa
                 await done()
                 changes = await snapshots.changes(active, tree)
             await mounted.aclose()  # while the layer is packed others may have the mounts
-            if follow and (changes.count >= MANY or changes.size >= LARGE):
+            # What is older may be a layer that somebody knows already, and so may be what comes of the next command.
+            if follow and (changes.count >= MANY or changes.size >= LARGE) and changes.newest >= began // _SECOND * _SECOND:
                 following = await follow(active, tree)
             layer, _ = await make_layer(job, changes, own_files=False, depart=depart)
             if following:
