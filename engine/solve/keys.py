@@ -35,6 +35,11 @@ class Key(Struct, frozen=True):
     shown: Mapping[str, str]
     listings: tuple[tuple[str, FilesKey], ...] = ()
 
+    @property
+    def lock(self) -> str:
+        """The name of the lock of who makes what a content key is of."""
+        return f"step {self.digest}"
+
     async def prepare(self) -> None:
         """Has the ingredients ready to be asked for."""
         for _, files in self.listings:

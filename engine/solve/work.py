@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup, TaskStatus
-from msgspec import Struct, field
+from msgspec import Struct
 
 from engine.cache.base import Record
 from engine.cache.flight import once
@@ -18,12 +18,11 @@ from engine.cache.inline import Made
 from engine.cache.tiers import Hit
 from engine.errors import EngineError, StorageError
 from engine.layer.base import Layer
-from engine.layer.tree import Tree
-from engine.plan.base import SCRATCH, CopyOp, ImageSource, Plan, RunOp, Step
-from engine.snapshot.base import Active
+from engine.plan.base import CopyOp, ImageSource, Plan, RunOp, Step
 from engine.solve.ahead import Bases, Sender
 from engine.solve.driver import Node
 from engine.solve.explain import reasons
+from engine.solve.following import Begun, Following
 from engine.solve.inputs import Inputs, finish
 from engine.solve.keys import Key, Keys
 from engine.solve.mechanisms import Job
@@ -46,14 +45,6 @@ class FoundRecord(Struct, frozen=True):
         return parent.grown(self.hit.record.layer, self.hit.record.created)
 
 
-class _Begun(Struct):
-    """A command that was begun early, and what holds the lock of its step, if it is `claimed`."""
-
-    command: EarlyCommand
-    claim: ExitStack = field(default_factory=ExitStack)
-    claimed: bool = False
-
-
 class PlanWork:
     """The work of one plan of one build. `cached` and `ran` count steps."""
 
@@ -67,16 +58,12 @@ class PlanWork:
         self._hits: dict[str, Hit] = {}
         self._plan = plan
         self._final = _line(plan)
-        self._background = background
         self._closing = closing
         self._sender = sender
+        self._following = Following(plan, job, self._keys, background)
         self._bases = Bases(plan, job, background)
         self.cached = 0
         self.ran = 0
-        self._missed: set[str] = set()
-        """Steps that were not found by their definitions."""
-        self._begun: dict[str, _Begun] = {}
-        """Commands of steps that are not executed yet."""
         self._unread: dict[str, CopyOp] = {}
         """Copies of files of a context that will not be found, so that they are made before their files are read for the key."""
         self._unknown: set[str] = set()
@@ -89,6 +76,10 @@ class PlanWork:
                 self._unread[step.id] = op
                 self._unknown.add(step.id)
                 self._inputs.expect(op)
+
+    def close(self) -> None:
+        """To be called when nothing more is executed, whatever has become of it."""
+        self._following.close()
 
     async def probe(self, node: Node) -> FoundRecord | None:
         """A step's record by its definition. Images are never found: resolving them is what gives their definition."""
@@ -111,7 +102,7 @@ class PlanWork:
         return FoundRecord(hit)
 
     def _miss(self, step: Step) -> None:
-        self._missed.add(step.id)
+        self._following.missed(step)
         self._bases.missed(step)
 
     def settled(self, node: Node) -> None:
@@ -130,7 +121,7 @@ class PlanWork:
             self._bases.resolved(node, state.chain)
             return state
         async with self._job.mechanisms.limiters.steps:
-            begun = self._begun.pop(node.id, None)
+            begun = self._following.take(node.id)
             if begun is None:
                 self._job.report.step(node.id, node.name)
             try:
@@ -149,7 +140,7 @@ class PlanWork:
             error.at(node.location, self._text)
             self._job.report.finished(node.id, "failed", error.message)
 
-    async def _step(self, step: Step, states: Mapping[str, State], begun: _Begun | None) -> State:
+    async def _step(self, step: Step, states: Mapping[str, State], begun: Begun | None) -> State:
         """A step that its definition did not find: found by what its inputs are, made by somebody else meanwhile, or made."""
         if step.id in self._unread and (state := await self._copy_unread(step, states)) is not None:
             return state
@@ -172,7 +163,7 @@ class PlanWork:
             if _copy_of_context(step) and await look() is None:
                 async with mechanisms.locks.hold(await self._unread_lock(step, states), shared=True):
                     pass  # whoever makes a copy like this one without knowing its key may be making just this one
-            hit, made = await once(mechanisms.turns, mechanisms.locks, _lock(key), look, make)
+            hit, made = await once(mechanisms.turns, mechanisms.locks, key.lock, look, make)
         if made:
             self.ran += 1
             if hit.record.layer is not None and step.id in self._final:
@@ -248,49 +239,11 @@ class PlanWork:
         await key.prepare()
         await anyio.to_thread.run_sync(lambda: key.ingredients)  # while a step runs, what they are made of need not be there
         layer = await run_step(self._job, step, states, self._inputs, self._depart(step), run_on=self._runs_on(step),
-                               early=early, follow=self._follow(step, states))  # fmt: skip
+                               early=early, follow=self._following.after(step, states))  # fmt: skip
         created = self._job.mechanisms.clock()
-        await self._claim(step, states[step.parent].grown(layer, created), states)
+        await self._following.claim(step, states[step.parent].grown(layer, created), states)
         await self._publish(step, layer, created, key, await self._keys.definition(step.id))
         return Record(key.digest, layer, created, step.text)
-
-    def _follow(self, step: Step, states: Mapping[str, State]) -> Follow | None:
-        """What begins the command after a step's before the step's layer is packed; None if it is to wait for that."""
-        after = [each for each in self._plan.steps if step.id in each.needs]
-        if len(after) != 1 or after[0].id not in self._missed or self._job.latest_mtime is not None:
-            return None
-        (following,) = after
-        op, needed = following.op, {source.state for source in following.sources if source.state not in (None, SCRATCH)}
-        if not isinstance(op, RunOp) or not needed <= states.keys():
-            return None
-        from engine.solve.steps.early import begin
-
-        def began() -> None:
-            self._job.report.step(following.id, following.name)
-
-        async def follow(active: Active, tree: Tree) -> EarlyCommand | None:
-            early = await begin(self._job, following, op, states, active, tree, self._background, began)
-            if early:
-                self._begun[following.id] = _Begun(early)
-            return early
-
-        return follow
-
-    async def _claim(self, step: Step, state: State, states: Mapping[str, State]) -> None:
-        """Has the step to itself whose command has been begun on what this one has left, before anybody can know this one's result:
-        who does would run the command, too."""
-        for each in self._plan.steps:
-            if each.parent == step.id and (begun := self._begun.get(each.id)):
-                with suppress(EngineError):  # the step will meet it again
-                    key = await self._keys.content(each, {**states, step.id: state})
-                    begun.claimed = begun.claim.enter_context(self._job.mechanisms.locks.attempt(_lock(key)))
-
-    def close(self) -> None:
-        """Says that commands are given up that were begun for steps which will not be executed."""
-        while self._begun:
-            id, begun = self._begun.popitem()
-            begun.claim.close()
-            self._job.report.finished(id, "canceled")
 
     async def _find(self, step: Step, key: Key) -> Hit | None:
         return await self._job.cache.find(key.digest, share=self._shared(step))
@@ -350,11 +303,6 @@ async def run_step(job: Job, step: Step, states: Mapping[str, State], inputs: In
     from engine.solve.steps.workdir import workdir
 
     return await workdir(job, step, op, states)
-
-
-def _lock(key: Key) -> str:
-    """The name of the lock of who makes what a content key is of."""
-    return f"step {key.digest}"
 
 
 def _copy_of_context(step: Step) -> CopyOp | None:

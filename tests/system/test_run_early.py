@@ -273,7 +273,7 @@ async def test_equal_builds_do_not_run_one_that_has_begun(engine: Engine, base: 
         return hold(self, name, shared=shared)
 
     async def late(self: PlanWork, node: Any, states: Any) -> Any:
-        if node.id in self._begun:
+        if node.id in self._following._begun:
             with anyio.fail_after(30):
                 await third.wait()
         return await execute(self, node, states)
