@@ -199,7 +199,7 @@ def test_directories_that_were_only_looked_at_are_no_changes() -> None:
     assert seen(new) == seen(Changes.of(changes(Found(looked_at), BELOW, ALL, (), b"/up")))
     assert seen(all_new(Index([directory(b"d"), directory(b"d/e")]), BELOW, ALL, b"/up")) == []
     other = Index([directory(b"d"), directory(b"d/e", 0o700)])
-    assert all_new(other, BELOW, ALL, b"/up") == Changes(2, 0, other.to_bytes(), root=b"/up")
+    assert all_new(other, BELOW, ALL, b"/up") == Changes(2, 0, directory(b"d").mtime, other.to_bytes(), root=b"/up")
     with_attribute = Index([directory(b"d"), directory(b"d/e"), file(b"d/x", xattrs=CAPABILITY)])
     assert all_new(with_attribute, BELOW, ALL, b"/up") is None
 
