@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup
 from engine.errors import EngineError, IsolationError
 from engine.layer.accounts import Account, lookup_account
 from engine.layer.base import Chain
+from engine.layer.index import CONSULTED
 from engine.layer.resolve import resolve
 from engine.layer.tree import Tree
 from engine.plan.base import RunOp, Step
@@ -24,8 +25,6 @@ from engine.solve.mechanisms import Job
 from engine.solve.state import State
 from engine.solve.steps.command import run_command
 from engine.solve.steps.mounts import prepare_mounts
-
-_ACCOUNTS = (b"etc/passwd", b"etc/group")
 
 
 class EarlyCommand:
@@ -125,7 +124,7 @@ async def begin(job: Job, step: Step, op: RunOp, states: Mapping[str, State], be
     """Begins a command in the root that another has left, `below`, which was made on the state of `tree`. None if it has to wait:
     there is no room for another step, or who it is run as is known from the layer only. `began` is called before it says anything.
     """
-    if any(resolve(tree, path) != path for path in _ACCOUNTS):
+    if any(resolve(tree, path) != path for path in CONSULTED):
         return None
     steps, slot = job.mechanisms.limiters.steps, object()
     try:
@@ -137,7 +136,7 @@ async def begin(job: Job, step: Step, op: RunOp, states: Mapping[str, State], be
         with suppress(EngineError):  # the step will meet it again
             account = lookup_account(op.user, tree)
             snapshots = await job.mechanisms.snapshots()
-            active = await snapshots.prepare_on(below, tree, _ACCOUNTS)
+            active = await snapshots.prepare_on(below, tree, tuple(CONSULTED))
             if active is not None:
                 command = EarlyCommand(job, step, op, account, states, snapshots, below, active, slot)
     finally:
