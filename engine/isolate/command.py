@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import signal
 from collections.abc import Callable
 
@@ -23,6 +24,7 @@ def run(spec: RunSpec, ids: IdMap, streams: Streams, watch: Watch, *, enter: Cal
     failed, failure = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
+        os.close(failed)
         _child(spec, ids, streams, enter, failure)
     os.close(failure)
     attend(pid)
@@ -37,6 +39,12 @@ def run(spec: RunSpec, ids: IdMap, streams: Streams, watch: Watch, *, enter: Cal
         return error.status
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
+
+
+def _has_no_reader(pipe: int) -> bool:
+    waiting = select.poll()
+    waiting.register(pipe, 0)
+    return bool(waiting.poll(0))
 
 
 def _child(spec: RunSpec, ids: IdMap, streams: Streams, enter: Callable[[], None], failure: int) -> None:
@@ -55,6 +63,8 @@ def _child(spec: RunSpec, ids: IdMap, streams: Streams, enter: Callable[[], None
                                        process.NOT_EXECUTABLE) from error
         process.become(spec, ids)
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if _has_no_reader(failure):  # the supervisor has been killed already: nobody would end us
+            os._exit(255)
         process.execute(spec)
     except (EngineError, process.CommandError) as error:
         os.write(failure, pickle.dumps(error))

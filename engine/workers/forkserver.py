@@ -103,7 +103,8 @@ class ForkServer:
     def _do(self, request: tuple[str, object], fds: list[int]) -> int | None:
         match request:
             case ("worker", None):
-                pid = self._fork(fds, lambda: _work(fds[0]))
+                server = os.getpid()
+                pid = self._fork(fds, lambda: work(fds[0], server))
                 self._workers.add(pid)
                 return pid
             case ("run", RunSpec() as spec):
@@ -182,8 +183,11 @@ def _close_others(keep: Iterable[int]) -> None:
     os.closerange(last + 1, 1 << 16)
 
 
-def _work(fd: int) -> None:
+def work(fd: int, server: int) -> None:
+    """Is a worker process, which serves the socket `fd`, until that or the process `server`, its parent, ends."""
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != server:  # it has been killed already: nobody would end us
+        return
     gc.enable()
     jobs.serve(socket.socket(fileno=fd))
 

@@ -6,6 +6,7 @@ it ends with a traceback if anything is wrong, and else prints how often what ca
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import os
@@ -17,6 +18,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PR_SET_CHILD_SUBREAPER = 36
 PATIENCE = 60.0
@@ -86,7 +88,7 @@ class Killer:
         time.sleep(self._dice.uniform(0, self._durations[what]))
         if whom == "other":
             killed = self._kill_one_of(descendants(child))
-            status = self._wait(child)
+            status = self._wait(child, "killed")
             code = os.waitstatus_to_exitcode(status)
             said = self._said("killed")
             assert code in (0, *CLEAR), f"{what} ended with {code}: {said}"
@@ -96,7 +98,7 @@ class Killer:
         else:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL) if whom == "main" else os.killpg(child, signal.SIGKILL)
-            status = self._wait(child)
+            status = self._wait(child, "killed")
             self._counts[f"{what}: {'killed' if os.WIFSIGNALED(status) else 'ended before'}"] += 1
         self._reap()
         with open("/proc/self/mountinfo") as mounts:
@@ -129,13 +131,14 @@ class Killer:
                 os.dup2(os.open(f"{self._plan.scratch}/{name}.{end}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
             from engine.cli.main import main
 
+            signal.signal(signal.SIGUSR1, lambda *_: tell_tasks())
             code = main(words)
         finally:
             os._exit(code)
 
     def _finish(self, words: list[str]) -> str:
         """Runs a command that must go well; what it writes to standard output."""
-        code = os.waitstatus_to_exitcode(self._wait(self._start(words, "whole")))
+        code = os.waitstatus_to_exitcode(self._wait(self._start(words, "whole"), "whole"))
         assert code == 0, f"{words} ended with {code}: {self._said('whole')}"
         self._reap()
         return Path(f"{self._plan.scratch}/whole.out").read_text().strip()
@@ -143,14 +146,16 @@ class Killer:
     def _said(self, name: str) -> str:
         return "".join(Path(f"{self._plan.scratch}/{name}.{end}").read_text() for end in ("out", "err"))
 
-    def _wait(self, child: int) -> int:
+    def _wait(self, child: int, name: str) -> int:
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             pid, status = os.waitpid(child, os.WNOHANG)
             if pid:
                 return status
             time.sleep(0.002)
-        raise AssertionError(f"it hangs: {self._said('killed')}")
+        os.kill(child, signal.SIGUSR1)
+        time.sleep(1)
+        raise AssertionError(f"it hangs, with {descendants(child)} below it: {self._said(name)}")
 
     def _reap(self) -> None:
         """Until nothing of it is left."""
@@ -178,6 +183,18 @@ def descendants(pid: int) -> list[int]:
                 found += children
                 todo += children
     return found
+
+
+def tell_tasks() -> None:
+    """Writes to standard error what every task of the running event loop waits for."""
+    for task in asyncio.all_tasks():
+        print(task.get_name(), file=sys.stderr)
+        at: Any = task.get_coro()
+        while at is not None:
+            frame = getattr(at, "cr_frame", None) or getattr(at, "ag_frame", None) or getattr(at, "gi_frame", None)
+            print(f"  {frame.f_code.co_filename}:{frame.f_lineno}" if frame else f"  {at!r}", file=sys.stderr)
+            at = getattr(at, "cr_await", None) or getattr(at, "ag_await", None) or getattr(at, "gi_yieldfrom", None)
+    sys.stderr.flush()
 
 
 def main() -> None:
