@@ -195,8 +195,11 @@ class Wiring:
                 from engine.snapshot.walk import WalkSnapshotter
 
                 environment = await self.workers.environment()
-                kind = OverlaySnapshotter if environment.snapshots == "overlay" else WalkSnapshotter
-                self._snapshots = kind(self.settings.state_dir, self.content, self.workers, self.indexes)
+                mechanisms = self.settings.state_dir, self.content, self.workers, self.indexes
+                if environment.snapshots == "overlay":
+                    self._snapshots = OverlaySnapshotter(*mechanisms)
+                else:
+                    self._snapshots = WalkSnapshotter(*mechanisms, side_by_side=self.settings.limits.workers)
         return self._snapshots
 
     async def remove_tree(self, path: Path) -> None:

@@ -1,25 +1,32 @@
-"""A layer, or a change set, applied to a root that is there: a plain directory, as the walk snapshots have it.
+"""A layer, from its blob or unpacked, or a change set, applied to a root that is there: a plain directory, as the walk snapshots
+have it.
 
 `unpack` and `scan`, which take a layer alone, are named here too.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterable, Sequence
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple
 
 from engine.errors import ContentError, ContextError
 from engine.isolate.base import IdMap
+from engine.layer.columns import NUMBERS, Columns
 from engine.layer.contents import HARDLINK, clean, removal, show, to_entry
 from engine.layer.disk import Disk, Style, failed
-from engine.layer.entries import Change, Entry, Kind
+from engine.layer.entries import Change, Entry, Kind, ancestors, join, parent
+from engine.layer.index import Index
 from engine.layer.inflate import Inflated
 from engine.layer.scan import Expected, Unpacked, scan
 from engine.layer.tarcodec import WHITEOUT
 from engine.layer.tarstream import Member, TarStream
 from engine.layer.unpack import unpack
 
-__all__ = ["Style", "Unpacked", "apply_changes", "apply_layer", "scan", "unpack"]
+__all__ = ["Style", "Unpacked", "apply_changes", "apply_layer", "apply_unpacked", "scan", "unpack"]
 
 _PIECE = 1 << 20
 
@@ -47,6 +54,44 @@ def apply_layer(blob_path: str, root: str, *, owners: bool = True, ids: IdMap | 
         return tar.diff_id()
 
 
+def apply_unpacked(directory: str, index: Index, root: str, *, owners: bool = True, ids: IdMap | None = None) -> bool:
+    """Does to a root what `apply_layer` does, with a layer that lies unpacked, in the style `plain`, on the same file system. What
+    is in its directory is moved, a whole tree at once where the root has nothing of the name; the rest is the caller's to remove.
+
+    False, and the root is as it was, if something of the layer is to lie below what is no directory in the root: a symlink that has
+    to be followed, or a mistake. Raises as `apply_layer` does; the root is not to be used then.
+    """
+    rows, source = index.columns, os.fsencode(directory)
+    described = {rows.paths[at]: rows.row(at) for at in _rows(rows, "dir")}
+    removals = [rows.row(at) for at in _rows(rows, "whiteout", "opaque")]
+    with Disk(root, owners=owners, ids=ids) as disk:
+        path = b""
+        try:
+            for entry in removals:
+                _remove_hollow(source, entry.path, described)
+            plan = _plan_moves(disk, source, described)
+            if plan is None:
+                return False
+            for path, kind in ((entry.path, entry.kind) for entry in removals):
+                _remove(disk, kind, _place(disk, path), set())
+            for path in plan.shared:
+                if path in described:
+                    disk.directory(described[path])
+                disk.enter(path)
+            for path, is_replacing in plan.moved:
+                if is_replacing:
+                    disk.remove(path)
+                os.rename(join(source, path), path, dst_dir_fd=disk.root)
+            for entry in _apart(rows):
+                path = entry.path
+                link = _place(disk, entry.link) if entry.kind == "hardlink" else b""
+                _write(disk, entry._replace(path=_place(disk, path, make=True), link=link), ())
+            disk.finish()
+        except OSError as error:
+            raise failed(path, error) from error
+    return True
+
+
 def apply_changes(changes: Sequence[Change], root: str, *, owners: bool = True, ids: IdMap | None = None) -> None:
     """Makes changes in a root: first what removes, then the others in their order, a hard link after what it links to. Raises
     `ContextError` when a file is not as long as its entry says, and `StorageError`."""
@@ -66,6 +111,65 @@ def apply_changes(changes: Sequence[Change], root: str, *, owners: bool = True, 
             disk.finish()
         except OSError as error:
             raise failed(path, error) from error
+
+
+def _rows(rows: Columns, *kinds: Kind) -> list[int]:
+    """The numbers of the rows of some kinds."""
+    numbers = {NUMBERS[kind] for kind in kinds}
+    return [at for at, number in enumerate(rows.kinds) if number in numbers]
+
+
+def _apart(rows: Columns) -> list[Entry]:
+    """What may be missing in a layer's own directory: hard links to files of lower layers, devices that the machine refuses."""
+    links = _rows(rows, "hardlink")
+    own = set(rows.paths) if links else ()
+    return [rows.row(at) for at in (*(at for at in links if rows.links[at] not in own), *_rows(rows, "char", "block"))]
+
+
+def _remove_hollow(source: bytes, path: bytes, described: Mapping[bytes, Entry]) -> None:
+    """Removes from a layer's directory what is only there because a whiteout was above or in it."""
+    for at in (path, *reversed(ancestors(path))):
+        if at and at not in described:
+            above = join(source, parent(at))
+            with suppress(FileNotFoundError, NotADirectoryError):
+                found = os.lstat(above)
+                try:
+                    os.rmdir(join(source, at))
+                except OSError as error:
+                    if error.errno != errno.ENOTEMPTY:
+                        raise
+                    return
+                os.utime(above, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+class _Moves(NamedTuple):
+    """The directories that both a layer and a root have, parents first; and what else the layer has in these, by its path, and
+    whether there is something of that name in the root."""
+
+    shared: list[bytes]
+    moved: list[tuple[bytes, bool]]
+
+
+def _plan_moves(disk: Disk, source: bytes, described: Mapping[bytes, Entry]) -> _Moves | None:
+    """How a layer's directory gets into a root; None if that cannot be done without following a symlink."""
+    plan = _Moves([b""], [])
+    for directory in plan.shared:
+        for name, is_directory in _names(join(source, directory)):
+            path = join(directory, name)
+            there = disk.mode(path)
+            if is_directory and there is not None and stat.S_ISDIR(there):
+                plan.shared.append(path)
+            elif is_directory and there is not None and path not in described:
+                return None
+            else:
+                plan.moved.append((path, there is not None))
+    return plan
+
+
+def _names(directory: bytes) -> list[tuple[bytes, bool]]:
+    """What is in a directory, and whether it is one itself."""
+    with os.scandir(directory) as listing:
+        return sorted((each.name, each.is_dir(follow_symlinks=False)) for each in listing)
 
 
 def _member(member: Member, stream: TarStream, disk: Disk, written: set[bytes]) -> None:

@@ -69,7 +69,7 @@ class Disk:
                 found = os.stat(at or b".", dir_fd=self.root, follow_symlinks=False)
                 if not stat.S_ISDIR(found.st_mode):
                     raise ContentError(f"{show(path)}: below something that is no directory")
-                self._times[at] = found.st_mtime_ns
+                self._times.setdefault(at, found.st_mtime_ns)
                 self._heed(found)
             except FileNotFoundError:
                 self.implicit(at)
@@ -210,6 +210,13 @@ class Disk:
         if stat.S_ISLNK(mode):
             self._entered.clear()
         os.unlink(path, dir_fd=self.root)
+
+    def mode(self, path: bytes) -> int | None:
+        """Kind and permissions (st_mode) of what is at a path, None for nothing."""
+        try:
+            return os.stat(path, dir_fd=self.root, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return None
 
     def names(self, path: bytes) -> list[bytes]:
         """What is in a directory; empty when it is none."""

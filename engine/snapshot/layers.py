@@ -28,16 +28,18 @@ from engine.content.base import ContentStore
 from engine.content.faults import storing
 from engine.content.scratch import Scratch
 from engine.errors import ContentError, StorageError
+from engine.image.digest import Digest
 from engine.isolate.base import IdMap
 from engine.layer.apply import Style
 from engine.layer.arriving import Arriving
 from engine.layer.base import Chain, Layer, chain_id, chain_ids
+from engine.layer.changes import Changes
 from engine.layer.entries import Change, Entry, ancestors
 from engine.layer.index import Index, IndexStore
 from engine.layer.resolve import resolve
 from engine.layer.tree import Tree
 from engine.snapshot import jobs
-from engine.snapshot.base import Landing
+from engine.snapshot.base import CLEANUP_SECONDS, Landing, Unnamed
 from engine.snapshot.jobs import remove_root as remove_tree
 from engine.tasks import gather
 from engine.workers.base import Workers
@@ -92,13 +94,31 @@ class LayerDirs:
                 blob = self._content.path(layer.blob.digest) if arriving else blob_path(self._content, layer)
                 await self._workers.call(jobs.unpack_layer, jobs.UnpackTask(
                     blob=str(blob), arriving=arriving, diff_id=layer.diff_id, index_dir=str(self._indexes.directory),
-                    landing=self.landing()))
+                    landing=self._landing()))
         self._turns.pop(name, None)
 
-    def landing(self) -> Landing:
+    def _landing(self) -> Landing:
         """Where the directory of one layer can be made."""
         place = self._place
         return Landing(str(place.directory), str(place.scratch.directory("unpack-")), place.style, place.ids)
+
+    async def unpack_changes(self, changes: Changes, latest_mtime: int | None) -> Unnamed:
+        """See `Snapshotter.unpack_changes`."""
+        landing = self._landing()
+        try:
+            return await self._workers.call(jobs.unpack_changed, landing, changes, latest_mtime)
+        except BaseException:
+            with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+                await self._workers.call(jobs.remove_root, landing.scratch)
+            raise
+
+    async def publish(self, unnamed: Unnamed, diff_id: Digest) -> None:
+        """See `Snapshotter.publish`."""
+        await self._workers.call(jobs.publish_unnamed, unnamed, diff_id)
+
+    async def abandon(self, unnamed: Unnamed) -> None:
+        """See `Snapshotter.abandon`."""
+        await self._workers.call(jobs.remove_root, unnamed.landing.scratch)
 
     def note(self, chain: Chain) -> None:
         """Writes down which layer the directories of a chain belong to; to be called before they are made. Raises

@@ -53,21 +53,15 @@ class OverlaySnapshotter:
 
     async def unpack_changes(self, changes: Changes, latest_mtime: int | None) -> Unnamed | None:
         """See `Snapshotter`."""
-        landing = (await self._opened())[0].landing()
-        try:
-            return await self._workers.call(jobs.unpack_changed, landing, changes, latest_mtime)
-        except BaseException:
-            with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-                await self._remove(Path(landing.scratch))
-            raise
+        return await (await self._opened())[0].unpack_changes(changes, latest_mtime)
 
     async def publish(self, unnamed: Unnamed, diff_id: Digest) -> None:
         """See `Snapshotter`."""
-        await self._workers.call(jobs.publish_unnamed, unnamed, diff_id)
+        await (await self._opened())[0].publish(unnamed, diff_id)
 
     async def abandon(self, unnamed: Unnamed) -> None:
         """See `Snapshotter`."""
-        await self._remove(Path(unnamed.landing.scratch))
+        await (await self._opened())[0].abandon(unnamed)
 
     async def prepare(self, chain: Chain, tree: FileTree) -> Active:
         """See `Snapshotter`."""

@@ -2,13 +2,18 @@
 
 For machines that cannot mount an overlay. A root moves along its stage: after a step it is the root of the longer chain, and what
 instructions without RUN have added is applied to it when the next RUN needs it. Another branch of the build makes its own root.
+
+A layer is unpacked by itself, into a store of such layers, as soon as it arrives or while it is packed. The first root that wants
+it takes it, by moving its files; another one has it from its blob.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 
@@ -16,7 +21,6 @@ from engine.content.base import ContentStore
 from engine.content.scratch import Scratch
 from engine.image.digest import Digest
 from engine.isolate.base import DirectoryRoot, Environment, Root
-from engine.layer.apply import scan
 from engine.layer.arriving import Arriving
 from engine.layer.base import Chain, FileTree, Layer
 from engine.layer.changes import Changes
@@ -28,26 +32,41 @@ from engine.snapshot import jobs, state
 from engine.snapshot.base import Active, Unnamed
 from engine.snapshot.compare import Found, all_new, changes, suspects
 from engine.snapshot.layers import LayerDirs, Place, blob_path, chain_name, chain_names
+from engine.tasks import gather
 from engine.workers.base import Workers
 
 _ROOT = Entry(b"", "dir", 0o755)
 _MOST_IDLE = 8
 
 
+class _Opened(NamedTuple):
+    """What is there after the first use."""
+
+    layers: LayerDirs
+    """Layers whose files are asked for (`files`), and views."""
+    loose: LayerDirs
+    """Layers that the next root may take."""
+    environment: Environment
+
+
 class WalkSnapshotter:
     """Implements `Snapshotter`. Directories appear in `layers` and `roots` of the state directory when they are needed."""
 
-    def __init__(self, state_dir: Path, content: ContentStore, workers: Workers, indexes: IndexStore) -> None:
+    def __init__(self, state_dir: Path, content: ContentStore, workers: Workers, indexes: IndexStore,
+                 side_by_side: int = 2) -> None:  # fmt: skip
+        """`side_by_side` is the number of workers that may look through one root."""
+        self._most_shares = side_by_side
         self._state_dir = state_dir.absolute()
         self._content = content
         self._workers = workers
         self._indexes = indexes
         self._scratch = Scratch(self._state_dir / "roots")
         self._opening = anyio.Lock()
-        self._layers: LayerDirs | None = None
-        self._environment: Environment | None = None
+        self._open: _Opened | None = None
         self._idle: list[tuple[str, Path]] = []
         """Committed roots by the names of their chains, the oldest first."""
+        self._shares: dict[Path, int] = {}
+        """In how many shares roots are looked through, side by side."""
 
     async def missing(self, chain: Chain) -> Sequence[Layer]:
         """See `Snapshotter`."""
@@ -57,20 +76,20 @@ class WalkSnapshotter:
         return chain[there:]
 
     async def unpack(self, layer: Layer, arriving: Arriving | None = None) -> None:
-        """See `Snapshotter`. Only the index is made: a layer's files are written when a root needs them."""
-        if not self._indexes.path(layer.diff_id).exists():
-            blob = self._content.path(layer.blob.digest) if arriving else blob_path(self._content, layer)
-            await self._workers.call(scan, str(blob), str(layer.diff_id), str(self._indexes.directory), arriving)
+        """See `Snapshotter`."""
+        await (await self._opened()).loose.ensure(layer, arriving)
 
     async def unpack_changes(self, changes: Changes, latest_mtime: int | None) -> Unnamed | None:
-        """See `Snapshotter`. A layer has no directory of its own."""
-        return None
+        """See `Snapshotter`."""
+        return await (await self._opened()).loose.unpack_changes(changes, latest_mtime)
 
     async def publish(self, unnamed: Unnamed, diff_id: Digest) -> None:
         """See `Snapshotter`."""
+        await (await self._opened()).loose.publish(unnamed, diff_id)
 
     async def abandon(self, unnamed: Unnamed) -> None:
         """See `Snapshotter`."""
+        await (await self._opened()).loose.abandon(unnamed)
 
     async def prepare(self, chain: Chain, tree: FileTree) -> Active:
         """See `Snapshotter`."""
@@ -94,9 +113,12 @@ class WalkSnapshotter:
 
     async def changes(self, active: Active, tree: Tree) -> Changes:
         """See `Snapshotter`."""
-        _, environment = await self._opened()
+        environment = (await self._opened()).environment
         directory = self._state_dir / active.id
-        index, removed = await self._workers.call(state.read_changes, str(directory))
+        compared = await gather(*(partial(self._workers.call, state.compare, str(directory), share)
+                                  for share in range(self._shares[directory])))  # fmt: skip
+        changed, removed = ([path for each in compared for path in each[part]] for part in (0, 1))
+        index = await self._workers.call(state.read_entries, str(directory), changed, removed)
         root = os.fsencode(directory / state.ROOT)
         if not removed and (new := all_new(index, tree, environment.ids, root)):
             return new
@@ -119,8 +141,7 @@ class WalkSnapshotter:
 
     async def view(self, chain: Chain, tree: Tree) -> Root:
         """See `Snapshotter`."""
-        layers, _ = await self._opened()
-        final = layers.path("view", chain_name(chain))
+        final = (await self._opened()).layers.path("view", chain_name(chain))
         if not final.is_dir():
             directory = self._scratch.directory("view-")
             try:
@@ -134,7 +155,7 @@ class WalkSnapshotter:
 
     async def files(self, chain: Chain, tree: Tree, paths: Sequence[bytes]) -> Mapping[bytes, tuple[bytes, int]]:
         """See `Snapshotter`. Layers that hold some of the files are unpacked by themselves for it."""
-        return await (await self._opened())[0].files(chain, tree, paths)
+        return await (await self._opened()).layers.files(chain, tree, paths)
 
     async def aclose(self) -> None:
         """Removes all roots."""
@@ -151,9 +172,12 @@ class WalkSnapshotter:
         return 0, self._scratch.directory("walk-")
 
     async def _build(self, directory: Path, layers: Chain, tree: FileTree) -> None:
-        _, environment = await self._opened()
-        blobs = [(str(blob_path(self._content, layer)), str(layer.diff_id)) for layer in layers]
-        await self._workers.call(state.build_root, str(directory), blobs, tree.get(b"") or _ROOT, environment.ids)
+        opened = await self._opened()
+        sources = [state.LayerSource(layer.diff_id, str(blob_path(self._content, layer)),
+                                     str(opened.loose.path("diff", layer.diff_id.hex))) for layer in layers]
+        self._shares[directory] = await self._workers.call(
+            state.build_root, str(directory), sources, str(self._indexes.directory), tree.get(b"") or _ROOT, opened.environment.ids,
+            self._most_shares)  # fmt: skip
 
     async def _same(self, root: bytes, paths: Sequence[bytes], chain: Chain, tree: Tree) -> frozenset[bytes]:
         """Those of the paths whose content is what it was. What it was only the layer's blob knows, if the index does not."""
@@ -175,16 +199,19 @@ class WalkSnapshotter:
         return frozenset(path for path, digest in zip(paths, now, strict=True) if known.get(path) == digest)
 
     async def _remove(self, directory: Path) -> None:
+        self._shares.pop(directory, None)
         await self._workers.call(jobs.remove_root, str(directory))
 
-    async def _opened(self) -> tuple[LayerDirs, Environment]:
-        """The layer store and the machine's abilities; the first time, also removes what processes that died have left."""
-        if self._layers is None or self._environment is None:
+    async def _opened(self) -> _Opened:
+        """The layer stores and the machine's abilities; the first time, also removes what processes that died have left."""
+        if self._open is None:
             async with self._opening:
-                environment = self._environment = await self._workers.environment()
-                if self._layers is None:
+                if self._open is None:
+                    environment = await self._workers.environment()
                     await self._scratch.reclaim(self._remove)
-                    place = Place(self._state_dir / "layers" / f"plain-{environment.ids.kind}", self._scratch, "plain",
-                                  environment.ids)
-                    self._layers = LayerDirs(place, self._content, self._workers, self._indexes)
-        return self._layers, self._environment
+                    layers, loose = (
+                        LayerDirs(Place(self._state_dir / "layers" / f"{name}-{environment.ids.kind}", self._scratch, "plain",
+                                        environment.ids), self._content, self._workers, self._indexes)
+                        for name in ("plain", "loose"))  # fmt: skip
+                    self._open = _Opened(layers, loose, environment)
+        return self._open

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
 import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -13,17 +18,35 @@ import pytest
 from hypothesis import given, settings
 
 from engine.errors import ContentError, ContextError
-from engine.layer.apply import apply_changes, apply_layer, unpack
+from engine.isolate.copies import remove_tree
+from engine.layer.apply import apply_changes, apply_layer, apply_unpacked, unpack
 from engine.layer.base import Layer
 from engine.layer.entries import Change, Entry
 from engine.layer.index import Index
 from engine.layer.pack import pack
 from engine.layer.tree import Tree, walk
-from tests.contract.layer_files import changes_of, every_kind, folder, hardlink, listing, member, symlink, tar
+from tests.contract.layer_files import SECOND, changes_of, every_kind, folder, hardlink, listing, member, symlink, tar
 from tests.unit.layer.models import Files, chains, tar_of
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 LAYER = cast(Layer, None)
+
+
+def apply_moved(blob: str, root: str, *, owners: bool = True, diff_id: str = "") -> str:
+    """As `apply_layer`, by unpacking the layer first, and by itself where that does not help."""
+    directory = tempfile.mkdtemp(dir=Path(root).parent)
+    os.chmod(directory, 0o755)
+    unpacked = unpack(blob, directory, style="plain", owners=owners, diff_id=diff_id)
+    before = listing(root)
+    if not apply_unpacked(directory, unpacked.index, root, owners=owners):
+        assert listing(root) == before
+        apply_layer(blob, root, owners=owners)
+    remove_tree(directory)
+    return unpacked.diff_id
+
+
+Apply = Callable[..., str]
+ways = pytest.mark.parametrize("apply", [apply_layer, apply_moved])
 
 
 def on_disk(root: Path) -> dict[str, tuple[object, ...]]:
@@ -49,9 +72,10 @@ def in_model(files: Files) -> dict[str, tuple[object, ...]]:
 
 
 @root_only
+@ways
 @given(chains())
 @settings(max_examples=60, deadline=None)
-def test_layers_over_each_other_are_what_a_naive_model_says(tmp_path_factory: pytest.TempPathFactory,
+def test_layers_over_each_other_are_what_a_naive_model_says(apply: Apply, tmp_path_factory: pytest.TempPathFactory,
                                                              chain: tuple[list[list[Entry]], list[Files]]) -> None:
     work = tmp_path_factory.mktemp("apply")
     root, blob = work / "root", work / "layer.tar"
@@ -59,19 +83,80 @@ def test_layers_over_each_other_are_what_a_naive_model_says(tmp_path_factory: py
     try:
         for entries, state in zip(*chain, strict=True):
             blob.write_bytes(tar_of(entries))
-            apply_layer(str(blob), str(root))
+            apply(str(blob), str(root))
             assert on_disk(root) == in_model(state)
     finally:
         shutil.rmtree(work)
 
 
 @root_only
-def test_a_layer_applied_to_nothing_is_the_layer_unpacked(tmp_path: Path) -> None:
+@given(chains())
+@settings(max_examples=60, deadline=None)
+def test_moving_an_unpacked_layer_comes_to_the_same(tmp_path_factory: pytest.TempPathFactory,
+                                                    chain: tuple[list[list[Entry]], list[Files]]) -> None:
+    work, began = tmp_path_factory.mktemp("apply"), time.time_ns() - SECOND
+    for name in ("read", "moved"):
+        (work / name).mkdir(mode=0o755)
+        os.utime(work / name, ns=(0, 0))
+    try:
+        for n, entries in enumerate(chain[0]):
+            (work / "layer.tar").write_bytes(tar_of(entry._replace(mtime=n * SECOND) for entry in entries))
+            for apply, name in ((apply_layer, "read"), (apply_moved, "moved")):
+                apply(str(work / "layer.tar"), str(work / name))
+            read, moved = listing(work / "read"), listing(work / "moved")
+            for path in read.keys() & moved.keys():
+                if max(cast(int, rows[path][8]) for rows in (read, moved)) > began:  # nobody has said of what time it is
+                    read[path], moved[path] = ((*rows[path][:8], *rows[path][9:]) for rows in (read, moved))
+            assert moved == read
+    finally:
+        shutil.rmtree(work)
+
+
+@ways
+def test_what_has_no_entry_is_not_made_of_a_file(apply: Apply, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/f").write_text("a file")
+    tar(member("f/in"), path=tmp_path / "layer.tar")
+    with pytest.raises(ContentError, match="below something that is no directory"):
+        apply(str(tmp_path / "layer.tar"), str(tmp_path / "root"), owners=False)
+
+
+@ways
+def test_directories_that_are_deeper_than_python_can_recurse(apply: Apply, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    deep = "/".join("d" * 1200)
+    tar(member(f"{deep}/a"), path=tmp_path / "layer.tar")
+    apply(str(tmp_path / "layer.tar"), str(tmp_path / "root"), owners=False)
+    tar(member(f"{deep}/b"), path=tmp_path / "layer.tar")
+    apply(str(tmp_path / "layer.tar"), str(tmp_path / "root"), owners=False)
+    assert sorted(os.listdir(tmp_path / "root" / deep)) == ["a", "b"]
+
+
+@ways
+def test_a_device_that_cannot_be_made_hides_what_was_there(apply: Apply, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/null").write_text("no device")
+    mknod = os.mknod
+
+    def refuse(path: bytes, mode: int, device: int = 0, *, dir_fd: int | None = None) -> None:
+        if os.path.lexists(f"/proc/self/fd/{dir_fd}/{os.fsdecode(path)}"):
+            mknod(path, mode, device, dir_fd=dir_fd)  # which says that there is something
+        raise PermissionError(errno.EPERM, "not allowed")
+
+    monkeypatch.setattr(os, "mknod", refuse)
+    tar(member("null", kind=tarfile.CHRTYPE), path=tmp_path / "layer.tar")
+    apply(str(tmp_path / "layer.tar"), str(tmp_path / "root"), owners=False)
+    assert os.listdir(tmp_path / "root") == []
+
+
+@root_only
+@ways
+def test_a_layer_applied_to_nothing_is_the_layer_unpacked(apply: Apply, tmp_path: Path) -> None:
     for name in ("tree", "one", "two"):
         (tmp_path / name).mkdir()
     every_kind(tmp_path / "tree", root_user=True)
     packed = pack(changes_of(tmp_path / "tree"), str(tmp_path / "blob"))
-    assert apply_layer(str(tmp_path / "blob"), str(tmp_path / "one"), diff_id=f"sha256:{packed.diff_id}") == packed.diff_id
+    assert apply(str(tmp_path / "blob"), str(tmp_path / "one"), diff_id=f"sha256:{packed.diff_id}") == packed.diff_id
     assert listing(tmp_path / "one") == listing(tmp_path / "tree")
 
 
@@ -124,7 +209,8 @@ def test_removals_come_before_what_is_added(tmp_path: Path) -> None:
     assert os.listdir(root / "d") == ["new"] and (root / "x").read_text() == "new"
 
 
-def test_links_in_the_root_do_not_lead_out(tmp_path: Path) -> None:
+@ways
+def test_links_in_the_root_do_not_lead_out(apply: Apply, tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
     root.mkdir()
     outside.mkdir()
@@ -139,30 +225,32 @@ def test_links_in_the_root_do_not_lead_out(tmp_path: Path) -> None:
     tar(member("abs/a", data=b"evil"), member("up/.wh.victim"), member("abs/.wh..wh..opq"), hardlink("h", "abs/victim2"),
         path=tmp_path / "layer.tar")  # fmt: skip
     with pytest.raises(ContentError, match="not there"):
-        apply_layer(str(tmp_path / "layer.tar"), str(root), owners=False)
+        apply(str(tmp_path / "layer.tar"), str(root), owners=False)
     assert listing(outside) == before
 
 
-def test_untouched_parents_keep_their_times(tmp_path: Path) -> None:
+@ways
+def test_untouched_parents_keep_their_times(apply: Apply, tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "a/b").mkdir(parents=True)
     (root / "a/b/gone").write_text("")
     for path in ("a/b", "a", "."):
         os.utime(root / path, (5, 5))
     tar(member("a/b/new"), member("a/b/.wh.gone"), member("a/made/x"), path=tmp_path / "layer.tar")
-    apply_layer(str(tmp_path / "layer.tar"), str(root), owners=False)
+    apply(str(tmp_path / "layer.tar"), str(root), owners=False)
     assert [int((root / path).stat().st_mtime) for path in (".", "a", "a/b")] == [5, 5, 5]
     assert sorted(os.listdir(root / "a/b")) == ["new"]
 
 
 @root_only
-def test_existing_directories_take_what_the_entry_says(tmp_path: Path) -> None:
+@ways
+def test_existing_directories_take_what_the_entry_says(apply: Apply, tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "d").mkdir(parents=True)
     os.chown(root / "d", 5, 6)
     os.chmod(root / "d", 0o2777)
     tar(folder("d", 0o755), member("d/f"), folder("d/e"), path=tmp_path / "layer.tar")
-    apply_layer(str(tmp_path / "layer.tar"), str(root))
+    apply(str(tmp_path / "layer.tar"), str(root))
     assert [(s.st_uid, s.st_gid, stat.S_IMODE(s.st_mode)) for s in map(os.stat, [root / "d", root / "d/f", root / "d/e"])] == [
         (0, 0, 0o755), (0, 0, 0o644), (0, 0, 0o755)]  # fmt: skip
 
@@ -176,11 +264,12 @@ def test_a_source_that_is_short_or_gone_is_a_context_error(tmp_path: Path) -> No
             apply_changes([Change(Entry(b"f", "file", 0o644, size=3), bytes(tmp_path) + b"/" + source)], str(tmp_path / "root"), owners=False)
 
 
-def test_another_diff_id_is_a_content_error(tmp_path: Path) -> None:
+@ways
+def test_another_diff_id_is_a_content_error(apply: Apply, tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     tar(member("f"), path=tmp_path / "layer.tar")
     with pytest.raises(ContentError):
-        apply_layer(str(tmp_path / "layer.tar"), str(tmp_path / "root"), owners=False, diff_id="sha256:" + "0" * 64)
+        apply(str(tmp_path / "layer.tar"), str(tmp_path / "root"), owners=False, diff_id="sha256:" + "0" * 64)
 
 
 @root_only

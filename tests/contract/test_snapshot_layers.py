@@ -14,16 +14,27 @@ import pytest
 from engine.errors import ContentError, StorageError
 from engine.image.descriptor import OCI_LAYER, Descriptor
 from engine.image.digest import Digest
-from engine.layer.base import Layer
+from engine.layer.base import Chain, FileTree, Layer
 from engine.layer.tree import Tree
+from engine.snapshot.base import Active
 from engine.snapshot.overlay import OverlaySnapshotter
 from engine.snapshot.walk import WalkSnapshotter
-from tests.contract.roots import MODES, Rig, State, Tar, rig
+from tests.contract.roots import MODES, TIME, Rig, State, Tar, rig
 
 
-@pytest.fixture(params=MODES)
-async def machine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
-    async with rig(tmp_path / "state", request.param) as made:
+@pytest.fixture(params=[*MODES, "userns walk, unpacked ahead", "chroot walk, unpacked ahead"])
+async def machine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    mode, _, ahead = request.param.partition(", ")
+    async with rig(tmp_path / "state", mode) as made:
+        if ahead:
+            prepare = made.snapshots.prepare
+
+            async def prepare_unpacked(chain: Chain, tree: FileTree) -> Active:
+                for layer in await made.snapshots.missing(chain):
+                    await made.snapshots.unpack(layer)
+                return await prepare(chain, tree)
+
+            monkeypatch.setattr(made.snapshots, "prepare", prepare_unpacked)
         yield made
 
 
@@ -229,6 +240,37 @@ async def test_a_walks_root_moves_along_its_stage(tmp_path: Path, mode: str) -> 
         other = await machine.snapshots.prepare(copied.chain, copied.tree)
         assert other.id != active.id
         assert (await machine.execute(other, "cat", "/one", "/two")).stdout == b"1\n2"
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if "walk" in mode])
+async def test_an_unpacked_layer_is_taken_by_the_first_root_and_others_have_it_from_its_blob(tmp_path: Path, mode: str) -> None:
+    async with rig(tmp_path / "state", mode) as machine:
+        state = await machine.base(Tar().dirs("app").add("app/f", "1").add("data/new", "2").add("data/.wh.a").bytes())
+        layer = state.chain[-1]
+        blob = machine.content.path(layer.blob.digest)
+        await machine.snapshots.unpack(layer)
+        whole = blob.read_bytes()
+        blob.write_bytes(b"spoilt")
+        active = await machine.snapshots.prepare(state.chain, state.tree)
+        look = "cat /app/f /data/new; ls /data/a; stat -c '%a %Y' /data"
+        assert (await machine.execute(active, "sh", "-c", look)).stdout == f"12755 {TIME}\n".encode()
+        assert not [path for path in (machine.state_dir / "layers").glob("*/diff/*")]
+        with pytest.raises(ContentError):
+            await machine.snapshots.prepare(state.chain, state.tree)
+        blob.write_bytes(whole)
+        other = await machine.snapshots.prepare(state.chain, state.tree)
+        assert (await machine.execute(other, "sh", "-c", look)).stdout == f"12755 {TIME}\n".encode()
+        assert await machine.changes(active, state.tree) == await machine.changes(other, state.tree) == []
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if "walk" in mode])
+async def test_an_unpacked_layer_whose_index_is_gone_is_had_from_its_blob(tmp_path: Path, mode: str) -> None:
+    async with rig(tmp_path / "state", mode) as machine:
+        state = await machine.base(Tar().add("f", "1").bytes())
+        await machine.snapshots.unpack(state.chain[-1])
+        machine.indexes.path(state.chain[-1].diff_id).unlink()
+        active = await machine.snapshots.prepare(state.chain, state.tree)
+        assert (await machine.execute(active, "cat", "/f")).stdout == b"1"
 
 
 async def test_a_view_is_for_reading_and_lasts(machine: Rig) -> None:
