@@ -126,10 +126,13 @@ def test_directories_that_are_deeper_than_python_can_recurse(apply: Apply, tmp_p
     (tmp_path / "root").mkdir()
     deep = "/".join("d" * 1200)
     tar(member(f"{deep}/a"), path=tmp_path / "layer.tar")
-    apply(str(tmp_path / "layer.tar"), str(tmp_path / "root"), owners=False)
-    tar(member(f"{deep}/b"), path=tmp_path / "layer.tar")
-    apply(str(tmp_path / "layer.tar"), str(tmp_path / "root"), owners=False)
-    assert sorted(os.listdir(tmp_path / "root" / deep)) == ["a", "b"]
+    try:
+        apply(str(tmp_path / "layer.tar"), str(tmp_path / "root"), owners=False)
+        tar(member(f"{deep}/b"), path=tmp_path / "layer.tar")
+        apply(str(tmp_path / "layer.tar"), str(tmp_path / "root"), owners=False)
+        assert sorted(os.listdir(tmp_path / "root" / deep)) == ["a", "b"]
+    finally:
+        remove_tree(str(tmp_path / "root"))  # which pytest could not
 
 
 @ways
