@@ -21,6 +21,14 @@ class Location(Struct, frozen=True):
     file: str = "Dockerfile"
 
 
+_LONG = 300
+
+
+def shortened(path: str) -> str:
+    """A path for people: of one that is very long, as a command can make it, the beginning and the end."""
+    return path if len(path) <= _LONG else f"{path[: _LONG // 2]}[…]{path[-_LONG // 2 :]}"
+
+
 class EngineError(Exception):
     """Base of every error that has a cause outside the engine.
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from engine.errors import StorageError
+from engine.errors import StorageError, shortened
 
 _HINTS = {
     errno.ENOSPC: "the disk is full: free some space, or prune the state directory, or choose another with --state-dir",
@@ -18,6 +18,7 @@ _HINTS = {
     errno.EROFS: "the filesystem is read-only: choose another directory with --state-dir",
     errno.ENOTDIR: "a part of this path is a file and not a directory: choose another with --state-dir",
     errno.EMFILE: "too many files are open: raise the limit (ulimit -n), or run fewer steps at once",
+    errno.ENAMETOOLONG: "Linux knows no longer paths than 4096 bytes, and no longer names than 255",
     errno.ENFILE: "too many files are open on this machine",
 }
 
@@ -26,10 +27,10 @@ _FULL = 64 << 10
 """Bytes; a disk with less is full."""
 
 
-def storage_error(error: OSError, path: Path | str) -> StorageError:
+def storage_error(error: OSError, path: Path | str | bytes) -> StorageError:
     """The `StorageError` that says what an operation on `path` ran into, with a hint where there is something to do."""
     why = os.strerror(error.errno) if error.errno else str(error)
-    return StorageError(f"cannot write {path}: {why}", hint=_HINTS.get(error.errno or 0))
+    return StorageError(f"cannot write {shortened(os.fsdecode(path))}: {why}", hint=_HINTS.get(error.errno or 0))
 
 
 def full_hint(path: Path | str) -> str | None:

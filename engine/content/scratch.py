@@ -46,7 +46,8 @@ class Scratch:
     def close(self) -> None:
         """Removes the space and gives up its claim. What this user cannot remove (others' files) stays for `reclaim`."""
         if self._own is not None:
-            shutil.rmtree(self._own, ignore_errors=True)
+            with suppress(RecursionError):  # others' directories can be deeper than it can go
+                shutil.rmtree(self._own, ignore_errors=True)
             os.close(self._fd)
             self._fd, self._own = -1, None
 

@@ -7,6 +7,9 @@ import os
 import stat
 from contextlib import suppress
 
+_DEEP = 1024
+"""Bytes of a path, to which that of the tree and one more name can be added."""
+
 
 def copy_tree(source: str | bytes, target: str | bytes) -> None:
     """Copies a file, link, node or directory with what is in it to a name that does not exist."""
@@ -28,18 +31,19 @@ def copy_metadata(source: str | bytes, target: str | bytes) -> None:
 
 
 def remove_tree(path: str | bytes) -> None:
-    """Removes a file or a directory with what is in it; no error if there is nothing."""
-    path = os.fsencode(path)
+    """Removes a file or a directory with what is in it; no error if there is nothing. Directories may be deeper than a path can
+    be long (PATH_MAX), as a command can make them."""
+    top = os.fsencode(path)
     try:
-        is_directory = stat.S_ISDIR(os.lstat(path).st_mode)
+        is_directory = stat.S_ISDIR(os.lstat(top).st_mode)
     except FileNotFoundError:
         return
     if not is_directory:
-        os.unlink(path)
+        os.unlink(top)
         return
     open_all = os.geteuid() != 0  # root may enter and empty every directory, others those that they have opened
     above: list[bytes] = []
-    todo = [path]
+    todo = [top]
     while todo:
         directory = todo.pop()
         above.append(directory)
@@ -48,12 +52,23 @@ def remove_tree(path: str | bytes) -> None:
         with os.scandir(directory) as listing:
             entries = list(listing)
         for each in entries:
-            if each.is_dir(follow_symlinks=False):
+            if not each.is_dir(follow_symlinks=False):
+                os.unlink(each.path)
+            elif len(each.path) - len(top) < _DEEP:
                 todo.append(each.path)
             else:
-                os.unlink(each.path)
+                todo.append(_raised(each.path, top, open_all))
     for directory in reversed(above):
         os.rmdir(directory)
+
+
+def _raised(directory: bytes, top: bytes, open_all: bool) -> bytes:
+    """Where a directory is now that lay deep below another one, and lies directly in it from now on."""
+    new = top + b"/.raised-" + os.urandom(8).hex().encode()
+    if open_all:
+        os.chmod(directory, 0o700)  # to be moved, a directory has to be writable
+    os.rename(directory, new)
+    return new
 
 
 def _copy(source: bytes, target: bytes, found: os.stat_result) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from engine.errors import ContentError, CopyError
+from engine.errors import ContentError, CopyError, shortened
 from engine.layer.entries import Entry, Kind, ancestors
 from engine.layer.resolve import follow
 from engine.layer.tarcodec import OPAQUE, WHITEOUT
@@ -83,7 +83,7 @@ def to_entry(member: Member, path: bytes, link: bytes) -> Entry:
 
 def show(name: bytes) -> str:
     """A name for people."""
-    return name.decode("utf-8", "backslashreplace")
+    return shortened(name.decode("utf-8", "backslashreplace"))
 
 
 class Contents:

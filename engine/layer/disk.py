@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterable
 from types import TracebackType
@@ -16,6 +15,7 @@ from typing import Literal
 
 from engine.errors import ContentError, StorageError
 from engine.isolate.base import IdMap
+from engine.isolate.copies import remove_tree
 from engine.layer.contents import inside, show
 from engine.layer.entries import Entry
 
@@ -205,7 +205,7 @@ class Disk:
             return
         if stat.S_ISDIR(mode):
             self._forget(path)
-            shutil.rmtree(path, dir_fd=self.root)
+            remove_tree(os.path.join(self._directory, path))
             return
         if stat.S_ISLNK(mode):
             self._entered.clear()

@@ -131,6 +131,9 @@ def test_directories_that_are_deeper_than_python_can_recurse(apply: Apply, tmp_p
         tar(member(f"{deep}/b"), path=tmp_path / "layer.tar")
         apply(str(tmp_path / "layer.tar"), str(tmp_path / "root"), owners=False)
         assert sorted(os.listdir(tmp_path / "root" / deep)) == ["a", "b"]
+        tar(member(".wh.d"), path=tmp_path / "layer.tar")
+        apply(str(tmp_path / "layer.tar"), str(tmp_path / "root"), owners=False)
+        assert os.listdir(tmp_path / "root") == []
     finally:
         remove_tree(str(tmp_path / "root"))  # which pytest could not
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import StorageError
 from tests.contract.roots import CAPABILITY, MODES, TIME, Rig, State, Tar, rig
 
 
@@ -155,3 +156,16 @@ async def test_a_state_of_no_layers(machine: Rig) -> None:
     changes = await machine.changes(active, state.tree)
     assert {change.entry.path for change in changes} == {b"dev", b"proc", b"sys"}
     await machine.snapshots.discard(active)
+
+
+async def test_a_path_that_is_too_long_is_an_error_and_leaves_nothing_behind(machine: Rig) -> None:
+    state = await machine.base()
+    active = await machine.snapshots.prepare(state.chain, state.tree)
+    deeper = "i=0; while [ $i -lt 30 ]; do mkdir -p $0 && cd -P $0 || exit 9; touch f; i=$((i+1)); done"
+    ran = await machine.execute(active, "sh", "-c", deeper, "/".join("d" * 100))
+    assert ran.status == 0
+    with pytest.raises(StorageError, match="File name too long") as caught:
+        await machine.snapshots.changes(active, state.tree)
+    assert len(str(caught.value)) < 1000
+    await machine.snapshots.discard(active)
+    assert not (machine.state_dir / active.id).exists()
