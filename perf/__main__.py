@@ -78,7 +78,8 @@ def _arguments() -> argparse.Namespace:
                         f"named ({', '.join(c.name for c in CURVES)})")
     parser.add_argument("--works", help=f"with commas between; default all: {','.join(w.name for w in works.WORKS)}")
     parser.add_argument("--builders", help="with commas between; default all that are found: "
-                        "plain (which is none: the work itself),aniko,buildah,docker,buildkit,kaniko")
+                        "plain (which is none: the work itself),aniko,aniko-walk (where nothing can be mounted),"
+                        "buildah,docker,buildkit,kaniko")
     parser.add_argument("--modes", default=",".join(works.MODES), help="cold: nothing is known; repeated: the same build again; "
                         "edited: again after a file has changed; cached: nothing is known but a cache in the registry. Default: "
                         "%(default)s")

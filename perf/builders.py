@@ -65,6 +65,7 @@ class Aniko(Builder):
     """This engine."""
 
     name = "aniko"
+    flags: tuple[str, ...] = ()
 
     def __init__(self, state: Path) -> None:
         super().__init__(state)
@@ -80,13 +81,20 @@ class Aniko(Builder):
     def command(self, build: Build) -> list[str]:
         cache = ["--cache-repo", build.cache] if build.cache else []
         return [sys.executable, "-m", "engine.cli", "build", "--state-dir", str(self.state), "-t", build.target, "--push",
-                "--progress", "plain", *cache, str(build.context)]
+                "--progress", "plain", *self.flags, *cache, str(build.context)]
 
     def version(self) -> str:
         def git(*words: str) -> str:
             return subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parents[1]).stdout.strip()
 
         return git("describe", "--always") + ("-dirty" if git("status", "--porcelain", "--", "engine") else "")
+
+
+class AnikoWalk(Aniko):
+    """This engine where nothing can be mounted: it looks through the root after every command, as kaniko does."""
+
+    name = "aniko-walk"
+    flags = ("--snapshots", "walk", "--isolation", "chroot")
 
 
 class Plain(Builder):
@@ -225,6 +233,10 @@ def found(state: Path, inputs: Path) -> tuple[list[Builder], dict[str, str]]:
     """The work itself on the `inputs`, this engine, and the peers that are here; and of those that are not what they need."""
     builders: list[Builder] = [Plain(state, inputs), Aniko(state)]
     missing = {}
+    if os.geteuid() == 0:
+        builders.append(AnikoWalk(state))
+    else:
+        missing["aniko-walk"] = "root"
     if shutil.which("buildah"):
         builders.append(Buildah(state))
     else:

@@ -34,9 +34,10 @@ def said(version: str, buildx: bool = False) -> str:
 
 def test_peers_that_are_not_here_are_named_with_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(builders.os, "geteuid", lambda: 1000)
     here, missing = builders.found(tmp_path / "state", tmp_path)
     assert [b.name for b in here] == ["plain", "aniko"]
-    assert set(missing) == {"buildah", "docker", "buildkit", "kaniko"}
+    assert set(missing) == {"aniko-walk", "buildah", "docker", "buildkit", "kaniko"}
     assert all(missing.values())
 
 
@@ -48,7 +49,7 @@ def test_peers_that_are_here_are_used(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", str(bin_))
     monkeypatch.setattr(builders.os, "geteuid", lambda: 0)
     here, missing = builders.found(tmp_path / "state", tmp_path)
-    assert [b.name for b in here] == ["plain", "aniko", "buildah", "docker", "buildkit", "kaniko"]
+    assert [b.name for b in here] == ["plain", "aniko", "aniko-walk", "buildah", "docker", "buildkit", "kaniko"]
     assert not missing
 
 
