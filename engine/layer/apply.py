@@ -69,7 +69,7 @@ def apply_unpacked(directory: str, index: Index, root: str, *, owners: bool = Tr
         try:
             for entry in removals:
                 _remove_hollow(source, entry.path, described)
-            plan = _plan_moves(disk, source, described)
+            plan, apart = _plan_moves(disk, source, described), _apart(rows, source)
             if plan is None:
                 return False
             for path, kind in ((entry.path, entry.kind) for entry in removals):
@@ -82,7 +82,7 @@ def apply_unpacked(directory: str, index: Index, root: str, *, owners: bool = Tr
                 if is_replacing:
                     disk.remove(path)
                 os.rename(join(source, path), path, dst_dir_fd=disk.root)
-            for entry in _apart(rows):
+            for entry in apart:
                 path = entry.path
                 link = _place(disk, entry.link) if entry.kind == "hardlink" else b""
                 _write(disk, entry._replace(path=_place(disk, path, make=True), link=link), ())
@@ -119,11 +119,13 @@ def _rows(rows: Columns, *kinds: Kind) -> list[int]:
     return [at for at, number in enumerate(rows.kinds) if number in numbers]
 
 
-def _apart(rows: Columns) -> list[Entry]:
-    """What may be missing in a layer's own directory: hard links to files of lower layers, devices that the machine refuses."""
+def _apart(rows: Columns, source: bytes) -> list[Entry]:
+    """What is missing in a layer's own directory: hard links to files of lower layers, devices that the machine refuses."""
     links = _rows(rows, "hardlink")
     own = set(rows.paths) if links else ()
-    return [rows.row(at) for at in (*(at for at in links if rows.links[at] not in own), *_rows(rows, "char", "block"))]
+    foreign = [at for at in links if rows.links[at] not in own]
+    refused = [at for at in _rows(rows, "char", "block") if not os.path.lexists(join(source, rows.paths[at]))]
+    return [rows.row(at) for at in (*foreign, *refused)]
 
 
 def _remove_hollow(source: bytes, path: bytes, described: Mapping[bytes, Entry]) -> None:

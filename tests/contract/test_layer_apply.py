@@ -157,6 +157,16 @@ def test_a_device_that_cannot_be_made_hides_what_was_there(apply: Apply, tmp_pat
 
 @root_only
 @ways
+def test_names_of_one_device_stay_names_of_one(apply: Apply, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/null").write_text("no device")
+    tar(member("null", kind=tarfile.CHRTYPE, major=1, minor=3), hardlink("zero", "null"), path=tmp_path / "layer.tar")
+    apply(str(tmp_path / "layer.tar"), str(tmp_path / "root"))
+    assert stat.S_ISCHR((tmp_path / "root/zero").stat().st_mode) and (tmp_path / "root/null").samefile(tmp_path / "root/zero")
+
+
+@root_only
+@ways
 def test_a_layer_applied_to_nothing_is_the_layer_unpacked(apply: Apply, tmp_path: Path) -> None:
     for name in ("tree", "one", "two"):
         (tmp_path / name).mkdir()
