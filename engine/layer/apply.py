@@ -58,22 +58,26 @@ def apply_unpacked(directory: str, index: Index, root: str, *, owners: bool = Tr
     """Does to a root what `apply_layer` does, with a layer that lies unpacked, in the style `plain`, on the same file system. What
     is in its directory is moved, a whole tree at once where the root has nothing of the name; the rest is the caller's to remove.
 
-    False, and the root is as it was, if something of the layer is to lie below what is no directory in the root: a symlink that has
-    to be followed, or a mistake. Raises as `apply_layer` does; the root is not to be used then.
+    False, and the root is as it was, if that would not do: where a symlink has to be followed, or the directory does not have all
+    that the layer has (hard links to files of lower layers, devices that the machine refuses). Raises as `apply_layer` does; the
+    root is not to be used then.
     """
     rows, source = index.columns, os.fsencode(directory)
-    described = {rows.paths[at]: rows.row(at) for at in _rows(rows, "dir")}
-    removals = [rows.row(at) for at in _rows(rows, "whiteout", "opaque")]
+    described = {rows.paths[at]: rows.row(at) for at in _rows_of(rows, "dir")}
+    removals = [rows.row(at) for at in _rows_of(rows, "whiteout", "opaque")]
     with Disk(root, owners=owners, ids=ids) as disk:
         path = b""
         try:
+            if not _is_whole(rows, source) or not all(_is_direct(disk, entry) for entry in removals):
+                return False
             for entry in removals:
-                _remove_hollow(source, entry.path, described)
-            plan, apart = _plan_moves(disk, source, described), _apart(rows, source)
+                _remove_empty(source, entry.path, described)
+            plan = _plan_moves(disk, source, described)
             if plan is None:
                 return False
-            for path, kind in ((entry.path, entry.kind) for entry in removals):
-                _remove(disk, kind, _place(disk, path), set())
+            for entry in removals:
+                path = entry.path
+                _remove(disk, entry.kind, _place(disk, path), set())
             for path in plan.shared:
                 if path in described:
                     disk.directory(described[path])
@@ -82,10 +86,6 @@ def apply_unpacked(directory: str, index: Index, root: str, *, owners: bool = Tr
                 if is_replacing:
                     disk.remove(path)
                 os.rename(join(source, path), path, dst_dir_fd=disk.root)
-            for entry in apart:
-                path = entry.path
-                link = _place(disk, entry.link) if entry.kind == "hardlink" else b""
-                _write(disk, entry._replace(path=_place(disk, path, make=True), link=link), ())
             disk.finish()
         except OSError as error:
             raise failed(path, error) from error
@@ -113,23 +113,37 @@ def apply_changes(changes: Sequence[Change], root: str, *, owners: bool = True, 
             raise failed(path, error) from error
 
 
-def _rows(rows: Columns, *kinds: Kind) -> list[int]:
+def _rows_of(rows: Columns, *kinds: Kind) -> list[int]:
     """The numbers of the rows of some kinds."""
     numbers = {NUMBERS[kind] for kind in kinds}
     return [at for at, number in enumerate(rows.kinds) if number in numbers]
 
 
-def _apart(rows: Columns, source: bytes) -> list[Entry]:
-    """What is missing in a layer's own directory: hard links to files of lower layers, devices that the machine refuses."""
-    links = _rows(rows, "hardlink")
-    own = set(rows.paths) if links else ()
-    foreign = [at for at in links if rows.links[at] not in own]
-    refused = [at for at in _rows(rows, "char", "block") if not os.path.lexists(join(source, rows.paths[at]))]
-    return [rows.row(at) for at in (*foreign, *refused)]
+def _is_whole(rows: Columns, source: bytes) -> bool:
+    """Whether a layer's own directory has all that is in the layer."""
+    links = _rows_of(rows, "hardlink")
+    if links:
+        removals = {NUMBERS["whiteout"], NUMBERS["opaque"]}
+        first = {path: at for at, path in enumerate(rows.paths) if rows.kinds[at] not in removals}
+        if any(first.get(rows.links[at], at) >= at for at in links):
+            return False
+    return all(os.path.lexists(join(source, rows.paths[at])) for at in _rows_of(rows, "char", "block"))
 
 
-def _remove_hollow(source: bytes, path: bytes, described: Mapping[bytes, Entry]) -> None:
-    """Removes from a layer's directory what is only there because a whiteout was above or in it."""
+def _is_direct(disk: Disk, removal: Entry) -> bool:
+    """Whether what a whiteout or opaque mark is about lies in the root under just its name."""
+    for directory in (*ancestors(removal.path), *((removal.path,) if removal.kind == "opaque" else ())):
+        mode = disk.mode(directory)
+        if mode is None:
+            return True
+        if not stat.S_ISDIR(mode):
+            return False
+    return True
+
+
+def _remove_empty(source: bytes, path: bytes, described: Mapping[bytes, Entry]) -> None:
+    """Removes from a layer's directory the directories that are only there since a whiteout lay in them: empty ones, at the path or
+    above it, of which the layer says nothing."""
     for at in (path, *reversed(ancestors(path))):
         if at and at not in described:
             above = join(source, parent(at))
@@ -153,18 +167,25 @@ class _Moves(NamedTuple):
 
 
 def _plan_moves(disk: Disk, source: bytes, described: Mapping[bytes, Entry]) -> _Moves | None:
-    """How a layer's directory gets into a root; None if that cannot be done without following a symlink."""
+    """How a layer's directory gets into a root; None if that cannot be done without following a symlink, or with paths as long as
+    they are in the layer's directory."""
     plan = _Moves([b""], [])
-    for directory in plan.shared:
-        for name, is_directory in _names(join(source, directory)):
-            path = join(directory, name)
-            there = disk.mode(path)
-            if is_directory and there is not None and stat.S_ISDIR(there):
-                plan.shared.append(path)
-            elif is_directory and there is not None and path not in described:
-                return None
-            else:
-                plan.moved.append((path, there is not None))
+    try:
+        for directory in plan.shared:  # which grows meanwhile
+            for name, is_directory in _names(join(source, directory)):
+                path = join(directory, name)
+                there = disk.mode(path)
+                if is_directory and there is not None and stat.S_ISDIR(there):
+                    plan.shared.append(path)
+                elif is_directory and there is not None and path not in described:
+                    return None
+                else:
+                    os.lstat(join(source, path))
+                    plan.moved.append((path, there is not None))
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return None
     return plan
 
 

@@ -25,6 +25,7 @@ Style = Literal["overlay-trusted", "overlay-user", "plain"]
 _REFUSED = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EOVERFLOW, errno.ENODATA)
 _DEVICES = {"char": stat.S_IFCHR, "block": stat.S_IFBLK, "fifo": stat.S_IFIFO}
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LONG = 1024
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -205,6 +206,11 @@ class Disk:
             return
         if stat.S_ISDIR(mode):
             self._forget(path)
+            if len(path) > _LONG:  # which may be too long when the root's is before it
+                self.find(b"")  # whose time stays as it is
+                short = b".removed-" + os.urandom(8).hex().encode()
+                os.rename(path, short, src_dir_fd=self.root, dst_dir_fd=self.root)
+                path = short
             remove_tree(os.path.join(self._directory, path))
             return
         if stat.S_ISLNK(mode):

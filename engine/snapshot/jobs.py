@@ -74,7 +74,7 @@ def publish_unnamed(unnamed: Unnamed, diff_id: Digest) -> None:
 
 def _publish_layer(landing: Landing, diff_id: Digest, needs: Needs) -> None:
     """Gives a layer's finished directory its name, after what is to be known of it is written down."""
-    if needs.implicit or needs.links:
+    if (needs.implicit or needs.links) and landing.style != "plain":  # where nothing is stacked on anything
         with open(f"{landing.scratch}.needs", "wb") as file:
             pickle.dump(needs, file)
         os.rename(f"{landing.scratch}.needs", f"{landing.store}/needs/{diff_id.hex}")

@@ -1,5 +1,5 @@
 """The layer store: layers unpacked once, each into a directory of its own that never changes after, for all builds of a state
-directory.
+directory. (Not so the store of `engine.snapshot.walk`, whose layers are for the first root that takes them.)
 
     diff/<diff id>      the layer, as unpacked from its blob or from what that was packed of; whoever has it in a chain uses it
     needs/<diff id>     there if the layer leans on what is below it: parents without entries, links to lower files
@@ -17,9 +17,10 @@ reclaims.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 from msgspec import Struct
@@ -45,6 +46,8 @@ from engine.tasks import gather
 from engine.workers.base import Workers
 
 __all__ = ["LayerDirs", "Place", "blob_path", "chain_name", "remove_tree"]
+
+T = TypeVar("T")
 
 
 class Place(Struct, frozen=True):
@@ -85,16 +88,16 @@ class LayerDirs:
 
     async def ensure(self, layer: Layer, arriving: Arriving | None = None) -> None:
         """Unpacks a layer unless that has been done, and stores its index; the blob may be `arriving`. Raises `ContentError` if
-        the blob is not what it should
-        be, `StorageError` if it is not there or the disk is full."""
+        the blob is not what it should be, `StorageError` if it is not there or the disk is full."""
         name = layer.diff_id.hex
         turn = self._turns.setdefault(name, anyio.Lock())
         async with turn:
             if not self.path("diff", name).is_dir() or not self._indexes.path(layer.diff_id).exists():
                 blob = self._content.path(layer.blob.digest) if arriving else blob_path(self._content, layer)
-                await self._workers.call(jobs.unpack_layer, jobs.UnpackTask(
+                landing = self._landing()
+                await self._land(landing, jobs.unpack_layer, jobs.UnpackTask(
                     blob=str(blob), arriving=arriving, diff_id=layer.diff_id, index_dir=str(self._indexes.directory),
-                    landing=self._landing()))
+                    landing=landing))
         self._turns.pop(name, None)
 
     def _landing(self) -> Landing:
@@ -105,8 +108,12 @@ class LayerDirs:
     async def unpack_changes(self, changes: Changes, latest_mtime: int | None) -> Unnamed:
         """See `Snapshotter.unpack_changes`."""
         landing = self._landing()
+        return await self._land(landing, jobs.unpack_changed, landing, changes, latest_mtime)
+
+    async def _land(self, landing: Landing, function: Callable[..., T], *arguments: object) -> T:
+        """A worker's job that makes a directory in a landing's scratch. Nothing is left there if it fails or is cancelled."""
         try:
-            return await self._workers.call(jobs.unpack_changed, landing, changes, latest_mtime)
+            return await self._workers.call(function, *arguments)
         except BaseException:
             with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
                 await self._workers.call(jobs.remove_root, landing.scratch)

@@ -155,6 +155,49 @@ def test_a_device_that_cannot_be_made_hides_what_was_there(apply: Apply, tmp_pat
     assert os.listdir(tmp_path / "root") == []
 
 
+@ways
+def test_what_is_hidden_below_a_symlink_is_hidden_where_it_leads(apply: Apply, tmp_path: Path) -> None:
+    (tmp_path / "root/usr/lib").mkdir(parents=True)
+    (tmp_path / "root/lib").symlink_to("usr/lib")
+    for name in ("old", "gone"):
+        (tmp_path / "root/usr/lib" / name).touch()
+    tar(member("lib/.wh.gone"), path=tmp_path / "layer.tar")
+    apply(str(tmp_path / "layer.tar"), str(tmp_path / "root"), owners=False)
+    assert os.listdir(tmp_path / "root/usr/lib") == ["old"]
+    tar(member("lib/.wh..wh..opq"), path=tmp_path / "layer.tar")
+    apply(str(tmp_path / "layer.tar"), str(tmp_path / "root"), owners=False)
+    assert os.listdir(tmp_path / "root/usr/lib") == [] and (tmp_path / "root/lib").is_symlink()
+
+
+@ways
+def test_hard_links_to_files_that_the_layer_itself_replaces(apply: Apply, tmp_path: Path) -> None:
+    (tmp_path / "root/d").mkdir(parents=True)
+    (tmp_path / "root/d/x").write_text("old")
+    (tmp_path / "root/f").write_text("old")
+    tar(hardlink("a", "d/x"), member("d", data=b"new"), hardlink("b", "f"), member("f", data=b"new"), path=tmp_path / "layer.tar")
+    apply(str(tmp_path / "layer.tar"), str(tmp_path / "root"), owners=False)
+    assert {name: (tmp_path / "root" / name).read_text() for name in "abdf"} == {"a": "old", "b": "old", "d": "new", "f": "new"}
+
+
+def test_a_path_that_is_too_long_with_that_of_the_root(tmp_path: Path) -> None:
+    root, blob = tmp_path / "root", tmp_path / "layer.tar"
+    (tmp_path / "layer").mkdir()
+    root.mkdir()
+    deep = "d" * 40 + ("/" + "d" * 200) * 20
+    assert len(f"{root}/{deep}") > 4096 > len(f"{deep}/file")
+    try:
+        tar(member(f"{deep}/file"), path=blob)
+        apply_layer(str(blob), str(root), owners=False)
+        unpacked = unpack(str(blob), str(tmp_path / "layer"), style="plain", owners=False)
+        assert not apply_unpacked(str(tmp_path / "layer"), unpacked.index, str(root), owners=False)
+        tar(member(f"{os.path.dirname(deep)}/.wh.{os.path.basename(deep)}"), path=blob)
+        apply_layer(str(blob), str(root), owners=False)
+        assert len(os.listdir(root)) == 1
+    finally:
+        for name in ("root", "layer"):
+            remove_tree(str(tmp_path / name))
+
+
 @root_only
 @ways
 def test_names_of_one_device_stay_names_of_one(apply: Apply, tmp_path: Path) -> None:
